@@ -1,0 +1,125 @@
+"""Solvers: how x moves from one sigma to the next. Euler and Heun here, a published family a file in `baselines`.
+
+A solver is the paper's formula over the last evaluated points. It never knows whether x is a tensor or a formal vector
+of `pipeline.plan`, which is why tracing needs no second description of any method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+
+from pipeline.registry import Registry, require
+
+
+class Vector(Protocol):
+    """Anything that adds and scales: a tensor of images, or the formal vector of a trace."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+    def __sub__(self, other: Self, /) -> Self: ...
+    def __rmul__(self, scalar: float, /) -> Self: ...
+
+
+# D(x; sigma) over either kind of vector.
+Evaluate = Callable[[Any, float], Any]
+# What a solver carries from step to step beside the points: nothing, a vector, or a tuple of such.
+State = Any
+
+
+class Point(NamedTuple):
+    """One evaluated point of the path: x at sigma, and the network's answer there."""
+
+    sigma: float
+    x: Any
+    denoised: Any
+
+    @property
+    def slope(self) -> Any:
+        """dx/dsigma = (x - D) / sigma (Karras et al., 2022, arXiv 2206.00364, eq. 3)."""
+        return (1 / self.sigma) * (self.x - self.denoised)
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Moves x from sigmas[i] to sigmas[i + 1].
+
+    `points` are the last evaluated points, at most `HISTORY`, the current one last and already paid for. `denoise`
+    makes further evaluations. Linear in x and in every denoised; deterministic; frozen.
+    """
+
+    @property
+    def order(self) -> int: ...
+
+    def step(
+        self, denoise: Evaluate, points: Sequence[Point], sigmas: Sequence[float], i: int, state: State
+    ) -> tuple[Any, State]:
+        """x at sigmas[i + 1], and the state to hand to the next step. A move to 0 returns the denoised."""
+        ...
+
+
+HISTORY = 4
+
+
+def _load() -> None:
+    import baselines  # noqa: F401  # importing the package walks its folder and registers what lies there
+    import pipeline.sdm  # noqa: F401  # registers the switch
+
+
+SOLVERS: Registry[Solver] = Registry("solver", _load)
+
+
+def euler_move(point: Point, target: float) -> Any:
+    """Move along the slope: x + (target - sigma) * slope, written so that target 0 gives exactly the denoised."""
+    if target == 0:
+        return point.denoised
+    ratio = target / point.sigma
+    return ratio * point.x + (1 - ratio) * point.denoised
+
+
+@SOLVERS.register("euler")
+@dataclass(frozen=True)
+class Euler:
+    """Euler's rule; DDIM in these coordinates (Song et al., 2021, arXiv 2010.02502; Karras et al., 2022, Algorithm 2)."""
+
+    order: ClassVar[int] = 1
+    registry_name: ClassVar[str]
+
+    def step(
+        self, denoise: Evaluate, points: Sequence[Point], sigmas: Sequence[float], i: int, state: State
+    ) -> tuple[Any, State]:
+        """One evaluation, the loop's."""
+        del denoise, state
+        return euler_move(points[-1], sigmas[i + 1]), None
+
+
+@SOLVERS.register("heun")
+@dataclass(frozen=True)
+class Heun:
+    """Second-order two-stage rule with the second point at alpha of the step (Karras et al., 2022, Algorithm 3).
+
+    alpha = 1 is Heun's, 1/2 the midpoint. The move to 0 is Euler's, so N moves cost 2N - 1 evaluations there, 2N else.
+    """
+
+    alpha: float = 1.0
+
+    order: ClassVar[int] = 2
+    registry_name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require(0 < self.alpha <= 1, "alpha", self.alpha, "above 0, at most 1")
+
+    def step(
+        self, denoise: Evaluate, points: Sequence[Point], sigmas: Sequence[float], i: int, state: State
+    ) -> tuple[Any, State]:
+        """Two evaluations: the loop's, and one at sigma + alpha * (next - sigma)."""
+        del state
+        here, target = points[-1], sigmas[i + 1]
+        if target == 0:
+            return here.denoised, None
+        move = target - here.sigma
+        sigma = target if self.alpha == 1 else here.sigma + self.alpha * move
+        x = euler_move(here, sigma)
+        there = Point(sigma, x, denoise(x, sigma))
+        weight = 1 / (2 * self.alpha)
+        return here.x + (move * (1 - weight)) * here.slope + (move * weight) * there.slope, None
