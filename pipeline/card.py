@@ -1,0 +1,152 @@
+"""The card: a plan with all that is needed to run it again and to know what it scored, as one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.plan import Plan
+from pipeline.provenance import git_revision, versions
+from pipeline.registry import SpecError
+from pipeline.trial import TrialResult, TrialSpec, describe
+
+if TYPE_CHECKING:
+    from pipeline.benchmarks import Benchmark
+    from pipeline.trial import Prepared
+
+FAMILY, REVISION = "sigmasearch/card-", 1
+SCHEMA = f"{FAMILY}{REVISION}"
+REQUIRED = ("schema", "method", "benchmark", "spec", "solver", "plan")
+
+
+def card(result: TrialResult) -> dict[str, Any]:
+    """The card of a scored trial, plain JSON values."""
+    score = {
+        "fid": result.fid,
+        "fid_se": result.fid_se,
+        "fid_corrected": result.fid_corrected,
+        "images": result.spec.images,
+        "first_seed": result.spec.first_seed,
+        "shard_images": result.spec.shard_images,
+        "nfe": result.nfe,
+        "setup_nfe": result.setup_nfe,
+        "setup_rows": result.setup_rows,
+        "network_rows": result.rows,
+        "worker_seconds": result.seconds,
+    }
+    benchmark = {
+        "name": result.spec.benchmark,
+        "version": result.benchmark_version,
+        "model_hash": result.model_hash,
+        "reference_hash": result.reference_hash,
+    }
+    written = _card(describe(result), benchmark, result.spec, result.solver, result.plan)
+    return written | {"result": score, "revision": result.git_revision, "versions": dict(result.versions)}
+
+
+def plan_card(spec: TrialSpec, prepared: Prepared, benchmark: Benchmark) -> dict[str, Any]:
+    """The card of a plan that has not been scored: no "result", but what setting it up cost."""
+    held = {
+        "name": spec.benchmark,
+        "version": benchmark.version,
+        "model_hash": benchmark.model_hash,
+        "reference_hash": benchmark.reference_hash,
+    }
+    written = _card(describe(spec), held, spec, prepared.solver, prepared.plan)
+    setup = {"setup_nfe": prepared.setup_nfe, "setup_rows": prepared.setup_rows}
+    return written | setup | {"revision": git_revision(), "versions": versions()}
+
+
+def _card(
+    method: str, benchmark: Mapping[str, Any], spec: TrialSpec, solver: Mapping[str, Any], plan: Plan
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "method": method,
+        "nfe": len(plan),
+        "benchmark": dict(benchmark),
+        "spec": spec.to_json(),
+        "solver": dict(solver),
+        "plan_digest": plan.digest,
+        "plan": plan.to_json(),
+    }
+
+
+def card_text(value: Mapping[str, Any]) -> str:
+    """The file's text: indented, and refused where a number is not finite (JSON has no word for it)."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_card(path: Path, value: TrialResult | Mapping[str, Any]) -> None:
+    """Write a result's card, or one made by `plan_card`: the whole file or none of it.
+
+    Raises:
+        SpecError: the file cannot be written.
+    """
+    text = card_text(card(value) if isinstance(value, TrialResult) else value)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise SpecError(f"the card cannot be written ({error.strerror})", file=str(path)) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        # mkstemp gives 0600; a card is for sharing.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise SpecError(f"the card cannot be written ({error.strerror})", file=str(path)) from None
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_card(path: Path) -> tuple[TrialSpec, Plan, dict[str, Any]]:
+    """Read a card: the spec, the plan and the whole card.
+
+    Raises:
+        SpecError: no such file, not JSON, not a card, a newer card, a key missing or wrong; names the file and the key.
+    """
+    value = _json(path)
+    schema = value.get("schema")
+    if not isinstance(schema, str) or not schema.startswith(FAMILY):
+        raise SpecError("this JSON is not a card", path="schema", given=schema, allowed=SCHEMA, file=str(path))
+    if schema != SCHEMA:
+        number = schema.removeprefix(FAMILY)
+        newer = number.isdecimal() and int(number) > REVISION
+        message = "the card was written by a newer sigmasearch" if newer else "this kind of card is not known"
+        raise SpecError(message, path="schema", given=schema, allowed=SCHEMA, file=str(path))
+    for key in REQUIRED:
+        if key not in value:
+            raise SpecError("is required and missing", path=key, file=str(path))
+    for key in ("benchmark", "spec", "solver", "plan"):
+        if not isinstance(value[key], dict):
+            raise SpecError("has the wrong type", path=key, given=value[key], allowed="a mapping", file=str(path))
+    try:
+        spec, plan = TrialSpec.from_json(value["spec"]), Plan.from_json(value["plan"])
+    except SpecError as error:
+        raise error.under(file=str(path)) from None
+    for key in ("solver", "schedule"):
+        if not isinstance(getattr(spec, key), Mapping):
+            given = getattr(spec, key)
+            raise SpecError("has the wrong type", path=f"spec.{key}", given=given, allowed="a mapping", file=str(path))
+    return spec, plan, value
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"the card cannot be read ({error.strerror})", file=str(path)) from None
+    except (ValueError, RecursionError) as error:
+        # JSONDecodeError and UnicodeDecodeError are both ValueErrors.
+        raise SpecError(f"the card is not JSON, or only the start of it ({error})", file=str(path)) from None
+    if not isinstance(value, dict):
+        raise SpecError("a card is a JSON object", given=type(value).__name__, file=str(path))
+    return value

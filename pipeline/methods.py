@@ -1,0 +1,79 @@
+"""Published methods: a solver and a schedule as their authors run them, for a given number of network evaluations.
+
+A baseline's file registers its own. A report asks here what to run beside SDM, and at which budgets that is possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.registry import SpecError
+
+# The specs of a solver and of a schedule, ready for `Registry.build`.
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published method.
+
+    `source` says who published the setting and where. `pair` turns an NFE into the two specs, or into None where the
+    method cannot spend exactly that many evaluations.
+    """
+
+    name: str
+    title: str
+    source: str
+    pair: Callable[[int], Pair | None]
+
+
+class Methods:
+    """Methods by name, filled by importing `baselines` when first asked."""
+
+    def __init__(self, load: Callable[[], None] | None = None) -> None:
+        self._load = load
+        self._methods: dict[str, Method] = {}
+
+    def register(self, method: Method) -> Method:
+        """File `method` under its name. A second method of that name is a programming error."""
+        if self._methods.setdefault(method.name, method) is not method:
+            raise ValueError(
+                f"two methods are called {method.name!r}: {self._methods[method.name].title} and {method.title}"
+            )
+        return method
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted."""
+        self._fill()
+        return sorted(self._methods)
+
+    def get(self, name: str) -> Method:
+        """The method called `name`; a `SpecError` names the nearest one if there is none."""
+        self._fill()
+        if name not in self._methods:
+            raise SpecError("unknown method", given=name, allowed=self.names())
+        return self._methods[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._fill()
+        return name in self._methods
+
+    def __iter__(self) -> Iterator[Method]:
+        return iter([self._methods[name] for name in self.names()])
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def _fill(self) -> None:
+        if self._load is not None:
+            load, self._load = self._load, None
+            load()
+
+
+def _load() -> None:
+    import baselines  # noqa: F401  # importing the package walks its folder and registers what lies there
+
+
+METHODS = Methods(_load)

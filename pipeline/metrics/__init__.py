@@ -1,0 +1,1 @@
+"""What a result is measured with: features of images, their moments, distances between moments."""

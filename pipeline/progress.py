@@ -1,0 +1,165 @@
+"""What a search looks like while it runs: a live table on a terminal, plain lines in a job's log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.search import Status
+from pipeline.trial import TrialRecord
+
+SEARCHED = ("searched", "published")
+
+
+class Standings:
+    """The best FID at each budget so far, of the search and of the baselines, and the floor."""
+
+    def __init__(self, budgets: Sequence[int], records: Iterable[TrialRecord] = ()) -> None:
+        self.budgets = list(budgets)
+        self.best: dict[tuple[str, int], TrialRecord] = {}
+        self.floor: TrialRecord | None = None
+        for record in records:
+            self.add(record)
+
+    def add(self, record: TrialRecord) -> None:
+        """Let a finished trial compete at every budget that its NFE fits in."""
+        if record.result is None:
+            return
+        if record.role == "floor":
+            self.floor = record
+            return
+        side = "search" if record.role in SEARCHED else "baseline"
+        for budget in self.budgets:
+            held = self.best.get((side, budget))
+            better = held is None or held.result is None or record.result.fid < held.result.fid
+            if record.result.nfe <= budget and better:
+                self.best[side, budget] = record
+
+    def fid(self, side: str, budget: int) -> str:
+        """The best FID of one side at a budget, to print."""
+        record = self.best.get((side, budget))
+        return "–" if record is None or record.result is None else short(record.result.fid)
+
+    def rows(self) -> list[list[str]]:
+        """One row a contender: name, then its best FID at each budget."""
+        floor = "–" if self.floor is None or self.floor.result is None else short(self.floor.result.fid)
+        return [
+            ["searched", *(self.fid("search", budget) for budget in self.budgets)],
+            ["best baseline", *(self.fid("baseline", budget) for budget in self.budgets)],
+            ["fine solve", *(floor for _ in self.budgets)],
+        ]
+
+
+def short(value: float) -> str:
+    """A FID in four digits."""
+    return f"{value:.4f}" if value < 10 else f"{value:.4g}"
+
+
+def clock(seconds: float | None) -> str:
+    """Minutes and seconds; a dash where unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def outcome(record: TrialRecord) -> str:
+    """One finished trial in a line."""
+    if record.result is None:
+        return f"{record.key:<26} {record.state}: {record.reason}"
+    result = record.result
+    again = f"  (plan of {record.same_as})" if record.same_as else ""
+    method = record.method if record.role in SEARCHED else f"{record.method} · {result.spec.schedule.get('name', '')}"
+    return f"{record.key:<26} FID {short(result.fid)} ± {result.fid_se:.4f}  NFE {result.nfe:g}  {method}{again}"
+
+
+class PlainProgress:
+    """One line a finished trial, the standings every `every` trials. For logs."""
+
+    def __init__(self, console: Console, standings: Standings, every: int = 25) -> None:
+        self.console, self.standings, self.every = console, standings, every
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def finished(self, record: TrialRecord, status: Status) -> None:
+        """Print the trial, and now and then where things stand."""
+        self.standings.add(record)
+        self._line(f"[{status.done}/{status.total}] {outcome(record)}")
+        if status.done % self.every == 0 and status.done < status.total:
+            left = clock(status.seconds_left)
+            self._line(f"-- {status.done} of {status.total} done, {status.running} running, {status.failed} failed, {left} left")
+            self._line("   budget " + " ".join(f"{budget:>8}" for budget in self.standings.budgets))
+            for name, *cells in self.standings.rows():
+                self._line(f"   {name:<6.6} " + " ".join(f"{cell:>8}" for cell in cells))
+
+    def waiting(self, status: Status) -> None:
+        """A log needs no sign of life each second."""
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveProgress:
+    """A table that stays in place: progress, time left, standings at each budget, the last trials."""
+
+    def __init__(self, console: Console, standings: Standings) -> None:
+        self.console, self.standings = console, standings
+        self._recent: list[str] = []
+        self._status = Status(total=0)
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self.render)
+
+    def __enter__(self) -> LiveProgress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+
+    def finished(self, record: TrialRecord, status: Status) -> None:
+        """Show the trial among the last ones."""
+        self.standings.add(record)
+        self._recent = [*self._recent[-4:], outcome(record)]
+        self._status = status
+
+    def waiting(self, status: Status) -> None:
+        """Keep the clock going."""
+        self._status = status
+
+    def render(self) -> Group:
+        """The screen."""
+        status = self._status
+        if status.total == 0:
+            return Group(Text("starting the workers ..."))
+        head = Text.assemble(
+            (f"{status.done}/{status.total} trials", "bold"),
+            f"   {status.running} running   ",
+            (f"{status.failed} failed", "red" if status.failed else ""),
+            f"   {clock(status.seconds)} so far   ",
+            (f"about {clock(status.seconds_left)} left", "bold"),
+        )
+        table = Table(title="Best FID within each NFE budget (lower is better)", title_justify="left", padding=(0, 1))
+        table.add_column("budget", style="bold", no_wrap=True)
+        for budget in self.standings.budgets:
+            table.add_column(str(budget), justify="right", no_wrap=True)
+        styles = ("green", "", "dim")
+        for style, row in zip(styles, self.standings.rows(), strict=True):
+            table.add_row(*row, style=style)
+        bar = ProgressBar(total=status.total, completed=status.done, width=min(self.console.width, 80))
+        recent = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._recent]
+        return Group(head, bar, table, *recent)
+
+
+def progress(console: Console, standings: Standings) -> LiveProgress | PlainProgress:
+    """The live table where the output is a terminal, plain lines where it is not."""
+    return LiveProgress(console, standings) if console.is_terminal else PlainProgress(console, standings)

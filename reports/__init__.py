@@ -1,0 +1,1 @@
+"""Tables, figures and the front, rebuilt from the MLflow record alone. Same record, same bytes."""

@@ -1,0 +1,159 @@
+"""The study file: what is searched, on which benchmark, with which images, beside which baselines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from pipeline import benchmarks
+from pipeline.methods import METHODS
+from pipeline.registry import SpecError
+from pipeline.trial import TrialSpec
+from search_spaces.space import Space
+from search_spaces.yaml_file import mistake, read
+
+
+class Optimizer(BaseModel):
+    """Which of Optuna's samplers proposes trials, and its seed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Literal["tpe", "random", "nsga2", "qmc"] = "tpe"
+    seed: int = 0
+
+
+class Pair(BaseModel):
+    """A solver and a schedule, as specs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    solver: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+class Study(BaseModel):
+    """A study file's content. What `identity` holds may not change under a run directory; the rest may."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    benchmark: str
+    budgets: list[int] = Field(min_length=1)
+    trials: int = Field(ge=0)
+    images: int = Field(ge=2)
+    shard_images: int = Field(ge=1)
+    first_seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=2, ge=0)
+    threads: int = Field(default=1, ge=1)
+    optimizer: Optimizer = Optimizer()
+    baselines: list[str] | Literal["all"] = "all"
+    floor: Pair
+    space: dict[str, Any]
+    published: list[dict[str, Any]] = []
+
+    _space: Space = PrivateAttr()
+    _points: list[dict[str, Any]] = PrivateAttr()
+
+    @field_validator("budgets")
+    @classmethod
+    def _rising(cls, budgets: list[int]) -> list[int]:
+        if budgets != sorted(set(budgets)) or budgets[0] < 1:
+            raise ValueError("budgets are whole numbers from 1 up, each above the one before")
+        return budgets
+
+    @model_validator(mode="after")
+    def _parsed(self) -> Study:
+        """Check every name and range that the file uses; raises SpecError, which pydantic lets through."""
+        if self.benchmark not in benchmarks.names() and not Path(self.benchmark).suffix:
+            raise SpecError("unknown benchmark", path="benchmark", given=self.benchmark, allowed=benchmarks.names())
+        for i, name in enumerate(self.baseline_names):
+            try:
+                METHODS.get(name)
+            except SpecError as error:
+                raise error.under(f"baselines[{i}]") from None
+        try:
+            self.floor_spec().sampler()
+        except SpecError as error:
+            raise error.under("floor" if not error.path.startswith("shard_images") else "") from None
+        try:
+            self._space = Space(self.space)
+            self._space.check(self.benchmark)
+        except SpecError as error:
+            raise error.under("space") from None
+        self._points = []
+        for i, setting in enumerate(self.published):
+            try:
+                self._points += self._space.points(setting)
+            except SpecError as error:
+                raise error.under(f"published[{i}]") from None
+        return self
+
+    @property
+    def baseline_names(self) -> list[str]:
+        """The baselines to measure, by registry name."""
+        return METHODS.names() if self.baselines == "all" else list(self.baselines)
+
+    @property
+    def parsed_space(self) -> Space:
+        """The space as distributions."""
+        return self._space
+
+    @property
+    def published_points(self) -> list[dict[str, Any]]:
+        """The published settings as parameter points, in the file's order."""
+        return self._points
+
+    def spec(self, pair: Mapping[str, Any]) -> TrialSpec:
+        """A trial of this study: its benchmark and images with the given solver, schedule and afs."""
+        return TrialSpec(
+            benchmark=self.benchmark,
+            images=self.images,
+            first_seed=self.first_seed,
+            shard_images=self.shard_images,
+            **pair,
+        )
+
+    def floor_spec(self) -> TrialSpec:
+        """The fine solve, on the trials' own images: no sampler's FID can be expected to lie below it."""
+        return self.spec(self.floor.model_dump())
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two studies the same one: results under one identity may be compared and continued."""
+        keys = ("study", "benchmark", "budgets", "images", "shard_images", "first_seed", "floor", "space")
+        return {key: self.model_dump()[key] for key in keys}
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the identity."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
+    """Read a study file, or a shipped one by name; `overrides` replace top-level keys.
+
+    Raises:
+        SpecError: one line that names the file, the key, what was given and what is allowed.
+    """
+    file = Path(path)
+    if not file.exists() and str(path) in names():
+        file = Path(str(resources.files(__package__))) / f"{path}.yaml"
+    if not file.exists():
+        raise SpecError("no such study file", given=str(path), allowed=[f"{name}.yaml" for name in names()])
+    values = read(file) | {key: value for key, value in (overrides or {}).items() if value is not None}
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        raise mistake(error, Study).under(file=str(file)) from None
+    except SpecError as error:
+        raise error.under(file=str(file)) from None
+
+
+def names() -> list[str]:
+    """The study files that ship with the project."""
+    return sorted(item.name.removesuffix(".yaml") for item in resources.files(__package__).iterdir() if item.name.endswith(".yaml"))

@@ -1,0 +1,75 @@
+"""Reading YAML as data: safely, with the numbers people write (1e-3), and errors of one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.registry import SpecError
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML follows YAML 1.1, where 1e-3 is text; here it is a number. A key given twice is an error, not the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                line = key_node.start_mark.line + 1
+                raise SpecError(f"is given twice (line {line})", path=str(key_node.value))
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; a `SpecError` names the file if there is none."""
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except OSError as error:
+        raise SpecError(f"cannot be read ({error.strerror})", file=str(path)) from None
+    except UnicodeDecodeError:
+        raise SpecError("is not text", file=str(path)) from None
+    except SpecError as error:
+        raise error.under(file=str(path)) from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where is not None else ""
+        raise SpecError(f"is not YAML{line}: {getattr(error, 'problem', None) or 'unreadable'}", file=str(path)) from None
+    if not isinstance(value, dict):
+        raise SpecError("holds no mapping", file=str(path), given=type(value).__name__, allowed="keys and values")
+    return value
+
+
+def mistake(error: ValidationError, model: type[BaseModel]) -> SpecError:
+    """The first of pydantic's complaints as one line: key, given, allowed, nearest name."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        owner = _model_at(model, first["loc"][:-1])
+        return SpecError("unknown key", path=path, given=key, allowed=sorted(owner.model_fields))
+    if first["type"] == "missing":
+        owner = _model_at(model, first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), list(owner.model_fields), n=1)
+        return SpecError("is required and missing", path=path or (near[0] if near else ""))
+    message = first["msg"].removeprefix("Value error, ")
+    return SpecError(message[0].lower() + message[1:], path=path, given=first["input"])
+
+
+def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+    return model

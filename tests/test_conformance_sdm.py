@@ -1,0 +1,114 @@
+"""SDM against the numbers that its published code gave: see tests/data/conformance.json."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.denoiser import Meter
+from pipeline.sampler import integrate, trace
+from pipeline.schedules import EDM
+from pipeline.sdm import Switch, Walk, measured_eta, resample
+from tests.conformance_problem import MixtureDenoiser
+
+FILE = Path(os.environ.get("SIGMASEARCH_CONFORMANCE", Path(__file__).parent / "data" / "conformance.json"))
+DATA = json.loads(FILE.read_text())
+CASES = [case for case in DATA["cases"] if case["source"].endswith("sdm") and case["kind"].startswith("sdm_")]
+SHAPE = tuple(DATA["problem"]["shape"])
+
+
+def latents(name):
+    return torch.tensor(DATA[name], dtype=torch.float64).reshape(-1, *SHAPE)
+
+
+def of_kind(*kinds):
+    chosen = [case for case in CASES if case["kind"] in kinds]
+    ids = [f"{i}-{case['kind']}" for i, case in enumerate(chosen)]
+    return pytest.mark.parametrize("case", chosen, ids=ids)
+
+
+@pytest.fixture
+def meter():
+    problem = DATA["problem"]
+    return Meter(MixtureDenoiser(problem["weights"], problem["means"], problem["stds"], SHAPE))
+
+
+@of_kind("sdm_adaptive_solver", "sdm_adaptive_dpmsolver")
+def test_adaptive_solver_gives_the_published_samples(case, meter):
+    p = case["params"]
+    pair = {}
+    if case["kind"] == "sdm_adaptive_dpmsolver":
+        pair = {"low": {"name": "dpm_solver_pp", "order": 1}, "high": {"name": "dpm_solver_pp", "order": 2, "lower_order_final": False}}
+    sigmas = EDM(p["num_steps"], p["sigma_min"], p["sigma_max"]).sigmas().tolist()
+    curvature = "relative" if p["relative"] else "absolute"
+    solver = Switch(**pair, rule=p["lambda_schedule"], tau_k=p["tau_k"], curvature=curvature)
+    plan = trace(solver.calibrate(meter, latents("calibration_latents"), sigmas), sigmas)
+    noise = latents("calibration_latents")[:16]
+    samples = plan.run(meter, noise).reshape(16, -1)
+    expected = torch.tensor(case["expected"]["samples"], dtype=torch.float64)
+    assert len(plan) == case["expected"]["nfe"]
+    assert ((samples - expected).abs() / expected.abs().clamp(min=1)).max() <= 1e-6
+
+
+@of_kind("sdm_wasserstein_schedule")
+def test_walk_takes_the_published_path_for_no_more_calls(case, meter):
+    p = case["params"]
+    walk = Walk(
+        eta_min=p["eta_min"], eta_max=p["eta_max"], eta_p=p["eta_p"], base_steps=p["num_steps"], mover=p["solver"],
+        sigma_min=p["sigma_min"], sigma_max=p["sigma_max"], grid_snap=p["grid_snap"], gamma_step=p["gamma_step"],
+        c_shrink=p["c_shrink"], max_expand_bins=p["max_expand_bins"], max_shrink_iters=p["max_shrink_iters"],
+    )  # fmt: skip
+    steps = walk.path(meter, latents("calibration_latents"))
+    path = [step.sigma for step in steps] + [p["sigma_min"], 0.0]
+    assert path == pytest.approx(case["expected"]["sigmas"], rel=1e-5)
+    assert meter.calls <= case["expected"]["nfe"]
+    # What a step records is what its Euler move costs; the published code lets it exceed the bound.
+    assert all(step.eta == pytest.approx(0.5 * step.step**2 * step.secant) for step in steps)
+
+
+@of_kind("sdm_eta")
+def test_measured_eta_is_the_published_one(case, meter):
+    eta, secants = measured_eta(meter, latents("calibration_latents"), case["params"]["sigmas"])
+    assert eta == pytest.approx(case["expected"]["eta"], rel=1e-5, abs=1e-12)
+    assert secants == pytest.approx(case["expected"]["s_hat"], rel=1e-5, abs=1e-12)
+
+
+@of_kind("sdm_resample")
+def test_resampling_places_the_published_sigmas(case):
+    p = case["params"]
+    placed = resample(p["sigmas"], p["eta"], p["num_steps"], power=p["power"], q=p["q"], rho=p["rho"])
+    assert [*placed, 0.0] == pytest.approx(case["expected"]["sigmas"], rel=1e-8)
+
+
+def test_every_step_of_the_walk_is_measured_as_heun_minus_euler(meter):
+    sigmas = [80.0, 20.0, 5.0, 1.0, 0.2, 0.02]
+    noise = latents("calibration_latents")
+    eta, _ = measured_eta(meter, noise, sigmas)
+    x = sigmas[0] * noise
+    for i, sigma in enumerate(sigmas[:-1]):
+        slope = (x - meter(x, sigma)) / sigma
+        euler = x + (sigmas[i + 1] - sigma) * slope
+        there = (euler - meter(euler, sigmas[i + 1])) / sigmas[i + 1]
+        heun = x + (sigmas[i + 1] - sigma) * 0.5 * (slope + there)
+        assert eta[i] == pytest.approx(float((heun - euler).flatten(1).norm(dim=1).mean()), rel=1e-10)
+        x = euler
+
+
+def test_switch_with_zero_threshold_is_the_high_solver_and_with_a_huge_one_the_low(meter):
+    from pipeline.solvers import Euler, Heun
+
+    sigmas = EDM(8).sigmas().tolist()
+    noise = latents("calibration_latents")
+    for tau_k, alone in ((0.0, Heun()), (1e9, Euler())):
+        plan = trace(Switch(tau_k=tau_k).calibrate(meter, noise, sigmas), sigmas)
+        assert plan.digest == trace(alone, sigmas).digest
+
+
+def test_eager_and_traced_switch_agree(meter):
+    sigmas = EDM(10).sigmas().tolist()
+    noise = latents("latents")
+    solver = Switch(tau_k=0.02).calibrate(meter, noise, sigmas)
+    eager = integrate(meter, sigmas[0] * noise, sigmas, solver)
+    assert torch.allclose(trace(solver, sigmas).run(meter, noise), eager, atol=1e-12, rtol=0)
