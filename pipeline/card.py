@@ -129,7 +129,11 @@ def read_card(path: Path) -> tuple[TrialSpec, Plan, dict[str, Any]]:
         if not isinstance(value[key], dict):
             raise SpecError("has the wrong type", path=key, given=value[key], allowed="a mapping", file=str(path))
     try:
-        spec, plan = TrialSpec.from_json(value["spec"]), Plan.from_json(value["plan"])
+        spec = TrialSpec.from_json(value["spec"])
+    except SpecError as error:
+        raise error.under("" if error.path.startswith("spec") else "spec", str(path)) from None
+    try:
+        plan = Plan.from_json(value["plan"])
     except SpecError as error:
         raise error.under(file=str(path)) from None
     for key in ("solver", "schedule"):

@@ -20,7 +20,7 @@ class Denoiser(Protocol):
 class Meter:
     """Counts what really reaches the network: `calls`, and `rows` (images per call, summed).
 
-    NFE is rows / images. Rows rather than calls, so that guidance (two rows an image) and ragged batches come out right.
+    NFE is rows / images. Rows, not calls, so that guidance (two rows an image) and ragged batches come out right.
     """
 
     def __init__(self, network: Denoiser) -> None:

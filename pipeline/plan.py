@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,13 +36,13 @@ class FormalVector:
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
 
-    def __add__(self, other: Self) -> FormalVector:
+    def __add__(self, other: FormalVector) -> FormalVector:
         terms = dict(self.terms)
         for key, value in other.terms.items():
             terms[key] = terms.get(key, 0.0) + value
         return FormalVector(terms)
 
-    def __sub__(self, other: Self) -> FormalVector:
+    def __sub__(self, other: FormalVector) -> FormalVector:
         return self + (-1.0) * other
 
     def __rmul__(self, scalar: float) -> FormalVector:
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that name the computation: coefficients to 12 digits, so that last-bit noise is not a change."""
+        """Sixteen hex digits that name the computation; coefficients to 12 digits, so that last bits do not count."""
         canonical = hashlib.sha256()
         for stage in self.stages:
             canonical.update(f"s{stage.sigma:.11e};".encode())
@@ -231,5 +231,3 @@ def _number(value: Any) -> float:
 
 def _terms(value: Any) -> Terms:
     return {str(key): _number(item) for key, item in value.items()}
-
-

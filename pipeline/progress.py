@@ -98,7 +98,8 @@ class PlainProgress:
         self._line(f"[{status.done}/{status.total}] {outcome(record)}")
         if status.done % self.every == 0 and status.done < status.total:
             left = clock(status.seconds_left)
-            self._line(f"-- {status.done} of {status.total} done, {status.running} running, {status.failed} failed, {left} left")
+            counts = f"{status.running} running, {status.failed} failed"
+            self._line(f"-- {status.done} of {status.total} done, {counts}, {left} left")
             self._line("   budget " + " ".join(f"{budget:>8}" for budget in self.standings.budgets))
             for name, *cells in self.standings.rows():
                 self._line(f"   {name:<6.6} " + " ".join(f"{cell:>8}" for cell in cells))

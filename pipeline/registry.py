@@ -87,7 +87,7 @@ class Registry(Generic[T]):
             if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(f"two {self.kind}s are called {name!r}: {held.__module__} and {cls.__module__}")
             self._classes[name] = cls
-            cls.registry_name = name
+            cls.registry_name = name  # type: ignore[attr-defined]  # registered classes declare it
             return cls
 
         return add

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -48,7 +49,7 @@ SCHEDULES: Registry[Schedule] = Registry("schedule", _load)
 def check_sigmas(sigmas: Tensor, name: str) -> Tensor:
     """Return `sigmas` if they are a schedule: float64, finite, strictly decreasing, not negative, at least two."""
     values = sigmas.tolist()
-    decreasing = all(a > b for a, b in zip(values, values[1:], strict=False))
+    decreasing = all(a > b for a, b in itertools.pairwise(values))
     if len(values) < 2 or not decreasing or values[-1] < 0 or not all(map(math.isfinite, values)):
         raise SpecError(
             f"schedule {name!r} gives sigmas that are not strictly decreasing",

@@ -7,6 +7,7 @@ decides again in every batch). Norms are over the whole image: eta is in units o
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,16 +30,17 @@ CALIBRATION_IMAGES = 128  # aiimaginglab/sdm, adaptive_scheduling.sh: one batch 
 
 def batch_norm(x: Tensor) -> Tensor:
     """L2 norm of each image: (B, C, H, W) -> (B,)."""
-    return x.flatten(1).norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norms
 
 
 def curvature_profile(points: Sequence[Point], *, relative: bool = True) -> list[float]:
-    """Kappa at each point: mean over the batch of |v_i - v_{i-1}| / (|sigma_i - sigma_{i-1}| |v_{i-1}|), 0 at the first.
+    """Kappa at each point, 0 at the first: batch mean of |v_i - v_{i-1}| / (|sigma_i - sigma_{i-1}| |v_{i-1}|).
 
     `relative=False` leaves out the last factor. Jo & Choi (2026), section 3: the proxy that costs no evaluation.
     """
     kappas = [0.0]
-    for before, here in zip(points, points[1:], strict=False):
+    for before, here in itertools.pairwise(points):
         bend = batch_norm(here.slope - before.slope) / abs(here.sigma - before.sigma)
         kappas.append(float((bend / batch_norm(before.slope) if relative else bend).mean()))
     return kappas
@@ -152,7 +154,7 @@ class PathStep(NamedTuple):
 class Walk:
     """The Wasserstein-bounded walk over an EDM base grid (Jo & Choi, 2026, Algorithm 1, Theorem 3.2).
 
-    From each sigma a trial Euler step gives the secant S = mean |v~ - v| / step and the local error eta~ = step^2 S / 2,
+    A trial Euler step from each sigma gives the secant S = mean |v~ - v| / step and the local error eta~ = step^2 S / 2,
     which is exactly mean |x_Heun - x_Euler|. The step grows over grid bins or is halved until eta~ is below
     eta(sigma) = eta_min + (eta_max - eta_min) (sigma / sigma_max)^eta_p; the walk then moves by
     gamma_step * sqrt(2 eta / S), never less than the step that was tried.
@@ -178,7 +180,8 @@ class Walk:
 
     def allowed(self, sigma: float) -> float:
         """The error budget of a step that starts at sigma, in image L2 norm."""
-        return self.eta_min + (self.eta_max - self.eta_min) * (sigma / self.sigma_max) ** self.eta_p
+        share: float = (sigma / self.sigma_max) ** self.eta_p
+        return self.eta_min + (self.eta_max - self.eta_min) * share
 
     def path(self, denoise: Denoiser, noise: Tensor) -> list[PathStep]:
         """Walk from sigma_max to sigma_min on the calibration batch. `noise`: (B, C, H, W) unit normal."""
@@ -194,7 +197,7 @@ class Walk:
             if there is None and (target > self.sigma_min or self.mover == "heun"):
                 moved = euler_move(here, target)
                 there = Point(target, moved, denoise(moved, target))
-            # The walk is over at sigma_min: an evaluation there would only measure, so the trial's secant stands for it.
+            # At sigma_min the walk is over: an evaluation there would only measure, so the trial's secant stands in.
             secant = trial[0] if there is None else _mean_bend(here, there) / width
             steps.append(PathStep(here.sigma, width, secant, 0.5 * width**2 * secant, self.allowed(here.sigma)))
             if there is None or target <= self.sigma_min:
@@ -249,7 +252,9 @@ def _mean_bend(before: Point, here: Point) -> float:
     """Mean over the batch of |v - v_before|, in image L2 norm; a `SpecError` if the denoiser gave no finite number."""
     bend = float(batch_norm(here.slope - before.slope).mean())
     if not math.isfinite(bend):
-        raise SpecError("the slope along the calibration path is not finite", path=f"sigma {here.sigma:.4g}", given=bend)
+        raise SpecError(
+            "the slope along the calibration path is not finite", path=f"sigma {here.sigma:.4g}", given=bend
+        )
     return bend
 
 
@@ -264,8 +269,8 @@ def measured_eta(denoise: Denoiser, noise: Tensor, sigmas: Sequence[float]) -> t
         last = points[-1]
         end = euler_move(last, sigmas[-1])
         points.append(Point(sigmas[-1], end, denoise(end, sigmas[-1])))
-    bends = [_mean_bend(before, here) for before, here in zip(points, points[1:], strict=False)]
-    widths = [before.sigma - here.sigma for before, here in zip(points, points[1:], strict=False)]
+    bends = [_mean_bend(before, here) for before, here in itertools.pairwise(points)]
+    widths = [before.sigma - here.sigma for before, here in itertools.pairwise(points)]
     etas = [0.5 * width * bend for width, bend in zip(widths, bends, strict=True)]
     secants = [bend / width for width, bend in zip(widths, bends, strict=True)]
     tail = [0.0] * (len(sigmas) - 1 - len(etas))
@@ -295,8 +300,7 @@ def resample(
     walk = [sigma for sigma in sigmas if sigma > 0]
     tiny = 1e-12
     weights = [
-        max(e, 0.0) ** power * ((walk[0] + tiny) / (after + tiny)) ** q
-        for e, after in zip(eta, walk[1:], strict=False)
+        max(e, 0.0) ** power * ((walk[0] + tiny) / (after + tiny)) ** q for e, after in zip(eta, walk[1:], strict=False)
     ]
     if not sum(weights) > 0:
         raise SpecError("every step of the walk has zero error: nothing to resample by", path="eta", given=list(eta))

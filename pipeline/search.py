@@ -75,7 +75,9 @@ class _Job:
 class Search:
     """One run of a study: continues whatever its ledger holds."""
 
-    def __init__(self, study: Study, ledger: Ledger, pool: Pool, benchmark: Benchmark, listeners: list[Listener]) -> None:
+    def __init__(
+        self, study: Study, ledger: Ledger, pool: Pool, benchmark: Benchmark, listeners: list[Listener]
+    ) -> None:
         self.study, self.ledger, self.pool, self.benchmark = study, ledger, pool, benchmark
         self.listeners = listeners
         self._jobs: dict[str, _Job] = {}
@@ -128,7 +130,9 @@ class Search:
                 if pair is None or key in known:
                     continue
                 solver, schedule = pair
-                schedule = {"sigma_min": self.benchmark.sigma_min, "sigma_max": self.benchmark.sigma_max} | dict(schedule)
+                schedule = {"sigma_min": self.benchmark.sigma_min, "sigma_max": self.benchmark.sigma_max} | dict(
+                    schedule
+                )
                 spec = self.study.spec({"solver": solver, "schedule": schedule})
                 yield self._job(key, "baseline", spec, METHODS.get(name).title, budget)
 
@@ -172,7 +176,9 @@ class Search:
         plan = prepared.plan
         most = self.study.budgets[-1]
         if job.trial is not None and len(plan) > most:
-            self._close(job, self.ledger.tell_off(job.trial, f"NFE {len(plan)} is above the last budget, {most}", pruned=True))
+            self._close(
+                job, self.ledger.tell_off(job.trial, f"NFE {len(plan)} is above the last budget, {most}", pruned=True)
+            )
         elif plan.digest in self._scored:
             self._share(job)
         elif plan.digest in self._leaders:
@@ -246,4 +252,3 @@ class Search:
             for job in self._jobs.values()
         )
         return running + unseen * mean * images
-

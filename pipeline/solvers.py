@@ -54,7 +54,7 @@ class Solver(Protocol):
     def step(
         self, denoise: Evaluate, points: Sequence[Point], sigmas: Sequence[float], i: int, state: State
     ) -> tuple[Any, State]:
-        """x at sigmas[i + 1], and the state to hand to the next step. A move to 0 returns the denoised."""
+        """X at sigmas[i + 1], and the state to hand to the next step. A move to 0 returns the denoised."""
         ...
 
 
@@ -80,7 +80,7 @@ def euler_move(point: Point, target: float) -> Any:
 @SOLVERS.register("euler")
 @dataclass(frozen=True)
 class Euler:
-    """Euler's rule; DDIM in these coordinates (Song et al., 2021, arXiv 2010.02502; Karras et al., 2022, Algorithm 2)."""
+    """Euler's rule; DDIM in these coordinates (Song et al., 2021, arXiv 2010.02502)."""
 
     order: ClassVar[int] = 1
     registry_name: ClassVar[str]

@@ -143,7 +143,9 @@ def server_command(uri: str, port: int = 5000) -> tuple[list[str], dict[str, str
 
 def leaderboard_url(base: str, experiment_id: str) -> str:
     """The page that shows an experiment through the shared view of `Record.set_leaderboard_view`."""
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
+    return (
+        f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+    )
 
 
 def _name() -> str:

@@ -7,10 +7,8 @@ opened, not before.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -19,80 +17,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import store
-from pipeline.card import card, card_text
+from pipeline.entry import Entry
 from pipeline.registry import SpecError
 from pipeline.store import leaderboard_url, server_command, store_uri
-from pipeline.trial import describe
 
 if TYPE_CHECKING:
-    from pipeline.trial import TrialRecord, TrialResult
+    from pipeline.trial import TrialRecord
 
 __all__ = ["Entry", "Record", "server_command", "store_uri"]
 
 PAGE = 1000  # runs a request, of MLflow's maximum of 50,000
-METRIC_DIGITS = 6  # MLflow's table shows all digits it is given; the card holds them all
-REASON_CHARACTERS = 500
-
-STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
-COLUMNS = (
-    f"tags.`{store.METHOD}`",
-    f"tags.`{store.ROLE}`",
-    "metrics.`fid`",
-    "metrics.`fid_se`",
-    "metrics.`nfe`",
-    "metrics.`setup_nfe`",
-    "metrics.`images`",
-    f"tags.`{store.FRONT}`",
-)
-WIDTHS = (260, 100, 110, 110, 80, 100, 90, 80)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What MLflow is told of one trial. Equal entries are one entry: `digest` names the content."""
-
-    name: str
-    status: str
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-    card: str
-
-    @staticmethod
-    def of(record: TrialRecord) -> Entry:
-        """The entry of a trial; one that was pruned or failed has neither metrics nor a card."""
-        result = record.result
-        params = _flat("searched", dict(record.params))
-        tags = {
-            store.KEY: record.key,
-            store.ROLE: record.role,
-            store.STATE: record.state,
-            store.METHOD: record.method,
-            store.BUDGET: "" if record.budget is None else str(record.budget),
-            store.SAME_AS: record.same_as,
-            store.REASON: record.reason[:REASON_CHARACTERS],
-        }
-        if result is None:
-            name, metrics, text = f"{record.method} · {record.state}", {}, ""
-        else:
-            name = f"{describe(result)} · {result.nfe:g} NFE"
-            metrics, text = _metrics(result), card_text(card(result))
-            params |= _params(result)
-            tags |= {
-                store.PLAN: result.plan.digest,
-                store.REFERENCE: result.reference_hash,
-                store.VERSION: str(result.benchmark_version),
-                store.REVISION: result.git_revision,
-            }
-        return Entry(name, STATUS[record.state], params, metrics, {k: v for k, v in tags.items() if v != ""}, text)
-
-    @property
-    def digest(self) -> str:
-        """Sixteen hex digits of everything in it."""
-        # The card is read back because key order is not content: a result may have been through a storage.
-        held = json.loads(self.card) if self.card else None
-        content = [self.name, self.status, self.params, self.metrics, self.tags, held]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+# Column and width, in pixels; the first two are pinned by the page itself, which shows them whatever is chosen.
+COLUMNS = {
+    "attributes.`Run Name`": 290,
+    "runDateAndNestInfo": 60,
+    "metrics.`nfe`": 60,
+    "metrics.`fid`": 95,
+    "metrics.`fid_se`": 105,
+    f"tags.`{store.ROLE}`": 130,
+    f"tags.`{store.FRONT}`": 130,
+    "metrics.`setup_nfe`": 90,
+    f"tags.`{store.METHOD}`": 170,
+    "metrics.`images`": 80,
+}
+PINNED = 2
 
 
 @dataclass
@@ -170,14 +118,19 @@ class Record:
             self._client.delete_run(child.run_id)
             child = None
         now = time.time()
-        run_id = child.run_id if child is not None else self._create(entry, now if started is None else started)
+        tags = {store.FRONT: "false", store.PLACE: _place(entry, "4")} | (child.tags if child is not None else {})
+        tags |= dict(entry.tags) | {store.RUN_NAME: entry.name}
+        if child is None:
+            run_id, params = self._create(entry.name, tags, now if started is None else started), entry.params
+            changed: dict[str, str] = {}
+        else:
+            run_id, params = child.run_id, {} if child.params else entry.params
+            changed = {name: value for name, value in tags.items() if child.tags.get(name) != value}
         if entry.card:
             self._client.log_text(run_id, entry.card, "card.json")
-        held = child.tags if child is not None else {}
         # The content tag goes with the last of the data, so that a run cut short is written again.
-        tags = {store.FRONT: "false", store.PLACE: _place(entry, "4")} | held | dict(entry.tags)
-        tags |= {store.CONTENT: entry.digest, store.RUN_NAME: entry.name}
-        self._batch(run_id, entry.params if child is None or not child.params else {}, entry.metrics, tags)
+        tags[store.CONTENT] = entry.digest
+        self._batch(run_id, params, entry.metrics, changed | {store.CONTENT: entry.digest})
         self._client.set_terminated(run_id, entry.status, int(1000 * (now if ended is None else ended)))
         self._children[record.key] = _Child(run_id, entry.digest, entry.status, entry.params, entry.metrics, tags)
         return True
@@ -216,7 +169,7 @@ class Record:
             self._note = markdown
 
     def attach(self, source: Path | str, artifact_path: str) -> None:
-        """Keep a file (a `Path`) or a text (a `str`) with the study as `artifact_path`, in place of one of that name."""
+        """Keep a file (a `Path`) or a text (a `str`) with the study as `artifact_path`; the same again replaces it."""
         if isinstance(source, str):
             self._client.log_text(self.run_id, source, artifact_path)
             return
@@ -253,9 +206,9 @@ class Record:
             "orderByKey": f"tags.`{store.PLACE}`",
             "orderByAsc": True,
             "lifecycleFilter": "Active",
-            "selectedColumns": COLUMNS,
-            "columnOrder": COLUMNS,
-            "columnWidths": dict(zip(COLUMNS, WIDTHS, strict=True)),
+            "selectedColumns": list(COLUMNS)[PINNED:],
+            "columnOrder": list(COLUMNS),
+            "columnWidths": COLUMNS,
             "runsHiddenMode": "SHOW_ALL",
             "autoRefreshEnabled": True,
             "groupBy": None,
@@ -290,9 +243,11 @@ class Record:
             self._client.update_run(self.run_id, status="RUNNING")
             self._status = "RUNNING"
 
-    def _create(self, entry: Entry, started: float) -> str:
-        tags = {store.KEY: entry.tags[store.KEY], store.PARENT: self.run_id}
-        run = self._client.create_run(self.experiment_id, int(1000 * started), tags, entry.name)
+    def _create(self, name: str, tags: Mapping[str, str], started: float) -> str:
+        # Tags given here cost nothing; each of a batch's kinds is a commit, which a disk takes 5 to 10 ms for.
+        run = self._client.create_run(
+            self.experiment_id, int(1000 * started), {**tags, store.PARENT: self.run_id}, name
+        )
         return str(run.info.run_id)
 
     def _batch(
@@ -308,51 +263,6 @@ class Record:
             tags=[RunTag(name, value) for name, value in tags.items()],
             synchronous=True,
         )
-
-
-def _metrics(result: TrialResult) -> dict[str, float]:
-    exact = {
-        "fid": result.fid,
-        "fid_se": result.fid_se,
-        "fid_corrected": result.fid_corrected,
-        "nfe": result.nfe,
-        "setup_nfe": result.setup_nfe,
-        "setup_rows": result.setup_rows,
-        "images": result.spec.images,
-        "images_per_s": result.images_per_second,
-        "network_rows": result.rows,
-        "worker_seconds": result.seconds,
-    }
-    # Counts stay whole however large; the rest is rounded for reading.
-    return {
-        name: float(value) if isinstance(value, int) else float(f"{value:.{METRIC_DIGITS}g}")
-        for name, value in exact.items()
-        if math.isfinite(value)
-    }
-
-
-def _params(result: TrialResult) -> dict[str, str]:
-    spec = result.spec
-    flat = _flat("solver", dict(result.solver)) | _flat("schedule", dict(spec.schedule))
-    plain = {"afs": spec.afs, "images": spec.images, "first_seed": spec.first_seed, "shard_images": spec.shard_images}
-    terminal = "zero" if result.plan.sigmas[-1] == 0 else "sigma_min"
-    return flat | {name: _word(value) for name, value in plain.items()} | {"terminal": terminal}
-
-
-def _flat(prefix: str, value: Mapping[str, Any]) -> dict[str, str]:
-    """Nested mappings as dotted names; null is left out."""
-    flat: dict[str, str] = {}
-    for key, item in value.items():
-        name = re.sub(r"[^\w\-. /]", "_", f"{prefix}.{key}")
-        if isinstance(item, Mapping):
-            flat |= _flat(name, item)
-        elif item is not None:
-            flat[name] = _word(item)
-    return flat
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _place(entry: Entry | _Child, group: str) -> str:

@@ -48,7 +48,10 @@ class TrialSpec:
         if self.images % self.shard_images:
             # Leave-one-shard-out weighs every shard alike, so a ragged last one would bias its error.
             raise SpecError(
-                "does not divide images", path="shard_images", given=self.shard_images, allowed=f"a divisor of {self.images}"
+                "does not divide images",
+                path="shard_images",
+                given=self.shard_images,
+                allowed=f"a divisor of {self.images}",
             )
 
     def sampler(self) -> Sampler:
@@ -154,9 +157,7 @@ class TrialResult:
     def from_json(value: Mapping[str, Any]) -> TrialResult:
         """Read a result back."""
         held = {name: value[name] for name in TrialResult.__dataclass_fields__}
-        return TrialResult(
-            **held | {"spec": TrialSpec.from_json(value["spec"]), "plan": Plan.from_json(value["plan"])}
-        )
+        return TrialResult(**held | {"spec": TrialSpec.from_json(value["spec"]), "plan": Plan.from_json(value["plan"])})
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,9 @@ def _solver_words(solver: Mapping[str, Any]) -> str:
     if name != "switch":
         order = solver.get("order")
         return f"{name}{'' if order is None else f'-{order}'}"
-    low, high = (_solver_words(solver.get(key, {"name": default})) for key, default in (("low", "euler"), ("high", "heun")))
+    low, high = (
+        _solver_words(solver.get(key, {"name": default})) for key, default in (("low", "euler"), ("high", "heun"))
+    )
     if low == high:
         return low
     rule = solver.get("rule", "step")

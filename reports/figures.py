@@ -1,26 +1,228 @@
-"""The front as a picture for a paper and as a page to explore, and a grid of samples.
+"""The front of FID against NFE as a figure for a paper, at the width of a column.
 
-Colours are Okabe and Ito's (2008), which the colour-blind tell apart; every baseline has a marker of its own besides.
+Colours are those of Okabe and Ito (2008), which the colour-blind tell apart; each baseline has its own marker besides.
 """
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import image, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from reports.numbers import conditions, count, plain
+from reports.numbers import count
 from reports.pareto import front
 from reports.record import complete, groups
-from reports.standings import error_of_difference  # noqa: F401
+from reports.standings import Standings
+
+FRONT_COLOUR, TRIAL_COLOUR, FLOOR_COLOUR = "#D55E00", "#8C8C8C", "#000000"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00", "#332288")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+COLUMN_INCHES = 3.5
+NFE_LABEL = "NFE: network evaluations per image"
+# Below this a log axis has nothing to show; a negative FID is sampling noise.
+SMALLEST = 1e-9
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.size": 7,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6,
+    "text.parse_math": False,  # a method's name may hold a dollar sign
+    "svg.hashsalt": "sigmasearch",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+
+
+def front_png(frame: pd.DataFrame, path: Path) -> Path:
+    """Draw the largest comparable group of the record as PNG, 300 dots an inch. Same record, same bytes."""
+    return _save(frame, path, dpi=300, metadata={"Software": None})
+
+
+def front_svg(frame: pd.DataFrame, path: Path) -> Path:
+    """The same figure as SVG."""
+    return _save(frame, path, metadata={"Date": None, "Creator": None})
+
+
+def baseline_curves(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each baseline's rows by rising NFE, in the order of their names."""
+    for name, rows in complete(group, "baseline").groupby("method", sort=True):
+        yield str(name), rows.sort_values("nfe", kind="stable")
+
+
+def picture_grid(images: NDArray[Any], path: Path, columns: int | None = None, pixels: int = 64) -> Path:
+    """Save images side by side as PNG: (n, H, W) or (n, H, W, C), uint8, or floats from 0 to 1; C is 1, 3 or 4.
+
+    An image narrower than `pixels` is enlarged by a whole factor, without smoothing.
+    """
+    if images.ndim not in (3, 4) or not len(images) or (images.ndim == 4 and images.shape[3] not in (1, 3, 4)):
+        raise ValueError(f"(n, H, W) or (n, H, W, C) is drawn, not {images.shape}")
+    if images.dtype != np.uint8:
+        images = np.clip(np.floor(np.nan_to_num(images) * 256), 0, 255).astype(np.uint8)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[3] == 1:
+        images = np.repeat(images, 3, axis=3)
+    factor = max(1, -(-pixels // images.shape[2]))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    n, height, width, channels = images.shape
+    across = columns or int(np.ceil(np.sqrt(n)))
+    gap = 2
+    down = -(-n // across)
+    canvas = np.full((down * (height + gap) + gap, across * (width + gap) + gap, channels), 255, dtype=np.uint8)
+    for k, picture in enumerate(images):
+        top, left = gap + k // across * (height + gap), gap + k % across * (width + gap)
+        canvas[top : top + height, left : left + width] = picture
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.imsave(path, canvas, format="png", metadata={"Software": ""})
+    return path
+
+
+def _save(frame: pd.DataFrame, path: Path, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # From the defaults, so that nobody's matplotlibrc shows.
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=(COLUMN_INCHES, 3.7), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        parts = groups(frame)
+        if parts:
+            _draw(figure, axes, parts[0])
+        else:
+            axes.text(0.5, 0.5, "no scored trials", ha="center", transform=axes.transAxes)
+            axes.set(xlabel=NFE_LABEL, ylabel="FID")
+        figure.savefig(path, format=path.suffix.lstrip("."), **options)
+    return path
+
+
+def _draw(figure: Figure, axes: Axes, group: pd.DataFrame) -> None:
+    floors = complete(group, "floor")
+    searched = complete(group, "searched", "published")
+    leading = front(searched)
+    curves = list(baseline_curves(group))
+    axes.set(xscale="log", yscale="log")
+    if not floors.empty:
+        fid, se = _positive(floors["fid"])[0], float(floors["fid_se"].iloc[0])
+        if np.isfinite(se):
+            axes.axhspan(max(fid - se, SMALLEST), fid + se, color=FLOOR_COLOUR, alpha=0.12, linewidth=0)
+        label = f"floor: {floors['method'].iloc[0]}, {count(floors['nfe'].iloc[0])} NFE"
+        axes.axhline(fid, color=FLOOR_COLOUR, linestyle=(0, (4, 2)), linewidth=0.8, label=label)
+    # The ends are noted before the dots: one bad trial must not flatten everything else.
+    shown = pd.concat([rows for _, rows in curves] + [leading, floors]) if curves or not leading.empty else group
+    axes.scatter(
+        searched["nfe"], _positive(searched["fid"]), s=5, color=TRIAL_COLOUR, alpha=0.45, linewidths=0, label="trials"
+    )
+    for k, (name, rows) in enumerate(curves):
+        axes.plot(
+            rows["nfe"],
+            _positive(rows["fid"]),
+            color=COLOURS[k % len(COLOURS)],
+            marker=MARKERS[k % len(MARKERS)],
+            linestyle="-" if k < len(COLOURS) else (0, (2, 1)),
+            markersize=2.8,
+            markeredgewidth=0,
+            linewidth=0.7,
+            alpha=0.9,
+            label=name,
+        )
+    _axes(axes, group, shown)
+    _front(axes, leading)
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda k: (not labels[k].startswith("searched:"), k))
+    figure.legend(
+        [handles[k] for k in order],
+        [labels[k] for k in order],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        handlelength=2.2,
+        columnspacing=1.2,
+    )
+
+
+def _front(axes: Axes, leading: pd.DataFrame) -> None:
+    """A staircase, since between two points there is no sampler that a straight line would promise."""
+    if leading.empty:
+        return
+    nfe, fid = leading["nfe"].tolist(), _positive(leading["fid"])
+    axes.errorbar(
+        nfe,
+        fid,
+        yerr=leading["fid_se"].fillna(0.0),
+        fmt="none",
+        color=FRONT_COLOUR,
+        elinewidth=0.9,
+        capsize=1.6,
+        zorder=5,
+    )
+    axes.plot(
+        [*nfe, axes.get_xlim()[1]],
+        [*fid, fid[-1]],
+        drawstyle="steps-post",
+        color=FRONT_COLOUR,
+        marker="o",
+        markevery=slice(0, len(nfe)),
+        markersize=3.2,
+        markerfacecolor="white",
+        markeredgewidth=1.0,
+        linewidth=1.4,
+        zorder=6,
+        label="searched: best within budget",
+    )
+
+
+def _axes(axes: Axes, group: pd.DataFrame, shown: pd.DataFrame) -> None:
+    held = shown[shown["role"] != "floor"]
+    if held.empty:
+        held = group
+    left, right = float(held["nfe"].min()) / 1.12, float(held["nfe"].max()) * 1.12
+    fids = _positive(shown["fid"])
+    bottom, top = min(fids) / 1.35, max(fids) * 1.35
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    above = int((complete(group, "searched", "published")["fid"] > top).sum())
+    if above:
+        noun = "trial lies" if above == 1 else "trials lie"
+        axes.text(0.99, 0.985, f"{above} {noun} above", ha="right", va="top", fontsize=6, transform=axes.transAxes)
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(Standings(group).budgets, left, right)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    decades = np.log10(top / bottom)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 3 else (1.0,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(True, which="major", color="#DDDDDD", linewidth=0.4)
+    axes.set_axisbelow(True)
+    images = group.iloc[0]["images"]
+    axes.set_xlabel(NFE_LABEL)
+    axes.set_ylabel("FID" if pd.isna(images) else f"FID ({int(images):,} images)")
+    axes.set_title(str(group.iloc[0]["benchmark"]), loc="left")
+
+
+def _ticks(budgets: list[int], left: float, right: float) -> list[float]:
+    """Budgets as ticks, without those that would print into the one before on a log axis."""
+    ticks: list[float] = []
+    apart = 0.05 * np.log(right / left)
+    for budget in budgets:
+        if left <= budget <= right and (not ticks or np.log(budget / ticks[-1]) > apart):
+            ticks.append(float(budget))
+    return ticks
+
+
+def _positive(values: pd.Series[Any]) -> list[float]:
+    return [max(float(value), SMALLEST) for value in values]

@@ -52,6 +52,29 @@ def read(uri: str, experiment: str, study: str | None = None) -> pd.DataFrame:
     return frame_of(rows)
 
 
+def find_experiment(uri: str, study: str | None = None) -> str:
+    """The experiment that holds the study; without a name, the only experiment that holds any.
+
+    Raises:
+        SpecError: no such store, no such study, or one of that name in several experiments.
+    """
+    client = store.open_client(uri, create=False)
+    held: dict[str, set[str]] = {}
+    for experiment in client.search_experiments():
+        for run in _runs(client, experiment.experiment_id, f"tags.`{store.STUDY}` LIKE '%'"):
+            held.setdefault(run.data.tags[store.STUDY], set()).add(experiment.name)
+    found = sorted(set().union(*held.values()) if study is None else held.get(study, set()))
+    if not held:
+        raise SpecError("holds no study of sigmasearch", path="MLflow store", given=store.masked(uri))
+    if not found:
+        raise SpecError("no such study in this store", path="study", given=study, allowed=sorted(held))
+    if len(found) > 1:
+        raise SpecError(
+            "the store holds several experiments with such a study; name one", path="benchmark", allowed=found
+        )
+    return found[0]
+
+
 def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A record from rows by hand: missing columns are added, types set, rows put in the order of their keys."""
     frame = pd.DataFrame(list(rows))
@@ -90,10 +113,10 @@ def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
     return sorted(parts, key=len, reverse=True)
 
 
-def _runs(client: Any, experiment_id: str) -> Iterable[Any]:
+def _runs(client: Any, experiment_id: str, query: str = "") -> Iterable[Any]:
     token: str | None = None
     while True:
-        page = client.search_runs([experiment_id], max_results=PAGE, page_token=token)
+        page = client.search_runs([experiment_id], query, max_results=PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:

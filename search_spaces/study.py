@@ -156,4 +156,8 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
 
 def names() -> list[str]:
     """The study files that ship with the project."""
-    return sorted(item.name.removesuffix(".yaml") for item in resources.files(__package__).iterdir() if item.name.endswith(".yaml"))
+    return sorted(
+        item.name.removesuffix(".yaml")
+        for item in resources.files(__package__).iterdir()
+        if item.name.endswith(".yaml")
+    )

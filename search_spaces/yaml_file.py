@@ -34,7 +34,7 @@ _Loader.add_implicit_resolver(
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; a `SpecError` names the file if there is none."""
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except OSError as error:
         raise SpecError(f"cannot be read ({error.strerror})", file=str(path)) from None
     except UnicodeDecodeError:
@@ -44,7 +44,9 @@ def read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where is not None else ""
-        raise SpecError(f"is not YAML{line}: {getattr(error, 'problem', None) or 'unreadable'}", file=str(path)) from None
+        raise SpecError(
+            f"is not YAML{line}: {getattr(error, 'problem', None) or 'unreadable'}", file=str(path)
+        ) from None
     if not isinstance(value, dict):
         raise SpecError("holds no mapping", file=str(path), given=type(value).__name__, allowed="keys and values")
     return value

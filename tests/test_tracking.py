@@ -1,0 +1,309 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import store
+from pipeline.card import SCHEMA, card, read_card, write_card
+from pipeline.registry import SpecError
+from pipeline.tracking import Record, server_command, store_uri
+from pipeline.trial import TrialRecord, TrialResult
+from tests.synthetic_study import record, result, small_study
+
+# MLflow 3.17 asks SQLAlchemy for a loader that SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+EXPERIMENT = "digits-kde"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    """One store for the module: making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def opened(uri, request):
+    return Record.open(uri, EXPERIMENT, request.node.name, "f00d")
+
+
+def children(held, everything=False):
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if everything else ViewType.ACTIVE_ONLY
+    query = f"tags.`{store.PARENT}` = '{held.run_id}'"
+    return {run.data.tags[store.KEY]: run for run in held._client.search_runs([held.experiment_id], query, view)}
+
+
+def test_a_study_told_twice_is_written_once(uri, opened):
+    assert all(opened.log(item) for item in small_study())
+    before = children(opened)
+    assert len(before) == 16
+    assert not any(opened.log(item) for item in small_study())
+
+    again = Record.open(uri, EXPERIMENT, "test_a_study_told_twice_is_written_once", "f00d")
+    assert again.run_id == opened.run_id
+    assert len(again) == 16
+    # What comes back from a storage has been through JSON.
+    stored = [
+        dataclasses.replace(
+            item, result=item.result and TrialResult.from_json(json.loads(json.dumps(item.result.to_json())))
+        )
+        for item in small_study()
+    ]
+    assert not any(again.log(item) for item in stored)
+    after = children(opened, everything=True)
+    assert {key: run.info.run_id for key, run in after.items()} == {key: run.info.run_id for key, run in before.items()}
+    metric = next(iter(before.values())).info.run_id
+    assert len(opened._client.get_metric_history(metric, "fid")) <= 1
+
+
+def test_another_fingerprint_is_another_study(uri, opened):
+    other = Record.open(uri, EXPERIMENT, "test_another_fingerprint_is_another_study", "beef")
+    assert other.run_id != opened.run_id
+    assert other.experiment_id == opened.experiment_id
+
+
+def test_what_mlflow_shows_of_a_trial(opened):
+    opened.log(
+        record("searched/3", 4, 1 / 3, params={"tau_k": 2e-4}, setup_rows=2176, method="SDM"),
+        started=1e9,
+        ended=1e9 + 5,
+    )
+    run = children(opened)["searched/3"]
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time - run.info.start_time == 5000
+    assert run.info.run_name == "euler · edm 4 · 4 NFE"
+    assert run.data.metrics["fid"] == 0.333333
+    assert run.data.metrics["nfe"] == 4
+    assert run.data.metrics["setup_nfe"] == 17
+    assert run.data.metrics["network_rows"] == 32000
+    assert run.data.metrics["images_per_s"] == 4000
+    assert run.data.params["solver.name"] == "euler"
+    assert run.data.params["schedule.num_steps"] == "4"
+    assert run.data.params["searched.tau_k"] == "0.0002"
+    assert run.data.params["afs"] == "false"
+    assert run.data.params["terminal"] == "zero"
+    assert run.data.tags["sigmasearch.role"] == "searched"
+    assert run.data.tags["sigmasearch.plan"] == result(4, 0.3).plan.digest
+    assert run.data.tags["sigmasearch.revision"] == "a1b2c3d4e5f6"
+
+
+def test_a_pruned_and_a_failed_trial_are_shown_as_such(opened):
+    for item in small_study():
+        opened.log(item)
+    runs = children(opened)
+    assert runs["searched/11"].info.status == "KILLED"
+    assert runs["searched/11"].data.tags["sigmasearch.reason"] == "behind the front"
+    assert runs["searched/12"].info.status == "FAILED"
+    assert runs["searched/12"].info.run_name == "SDM · failed"
+    assert not runs["searched/12"].data.metrics
+
+
+def test_a_trial_that_comes_to_a_result_later_replaces_its_entry(opened):
+    opened.log(TrialRecord("searched/0", "searched", "pruned", "SDM", params={"q": 0.1}, reason="behind"))
+    assert opened.log(record("searched/0", 4, 0.3, method="SDM"))
+    assert opened.log(record("searched/0", 4, 0.2, method="SDM"))
+    run = children(opened)["searched/0"]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["fid"] == 0.2
+    assert "searched.q" not in run.data.params
+
+
+def test_a_run_cut_short_is_written_again(uri, opened):
+    opened.log(record("searched/0", 4, 0.3))
+    run = children(opened)["searched/0"]
+    opened._client.delete_tag(run.info.run_id, store.CONTENT)
+    again = Record.open(uri, EXPERIMENT, "test_a_run_cut_short_is_written_again", "f00d")
+    assert again.log(record("searched/0", 4, 0.3))
+    assert children(again)["searched/0"].info.run_id == run.info.run_id
+    assert not again.log(record("searched/0", 4, 0.3))
+
+
+def test_the_front_moves(opened):
+    for item in small_study():
+        opened.log(item)
+    assert opened.mark_front(["searched/1", "searched/9"]) > 0
+    assert opened.mark_front(["searched/1", "searched/9"]) == 0
+    opened.log(record("searched/13", 6, 0.06))
+    # One joins, one leaves.
+    assert opened.mark_front(["searched/1", "searched/13"]) == 2
+    runs = children(opened)
+    assert {key for key, run in runs.items() if run.data.tags["sigmasearch.front"] == "true"} == {
+        "searched/1",
+        "searched/13",
+    }
+    order = sorted(
+        (k for k, r in runs.items() if "fid" in r.data.metrics), key=lambda k: runs[k].data.tags[store.PLACE]
+    )
+    assert order[:4] == ["searched/1", "searched/13", "floor", "baseline/ipndm/3"]
+    with pytest.raises(KeyError, match="searched/99"):
+        opened.mark_front(["searched/99"])
+
+
+def test_the_study_is_described_and_ended(uri, opened, tmp_path):
+    for item in small_study():
+        opened.log(item)
+    (tmp_path / "drawn.png").write_bytes(b"picture")
+    opened.attach(tmp_path / "drawn.png", "front.png")
+    opened.attach("a,b\n", "tables/table.csv")
+    opened.describe_study("### front")
+    opened.finish()
+    client = opened._client
+    run = client.get_run(opened.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.note.content"] == "### front"
+    assert run.data.metrics["trials"] == 16
+    assert run.data.metrics["trials_failed"] == 1
+    assert run.data.metrics["trials_baseline"] == 8
+    assert [item.path for item in client.list_artifacts(opened.run_id)] == ["front.png", "tables"]
+
+    name = "test_the_study_is_described_and_ended"
+    again = Record.open(uri, EXPERIMENT, name, "f00d")
+    again.finish()
+    assert len(client.get_metric_history(opened.run_id, "trials")) == 1
+    again.log(record("searched/20", 4, 0.15))
+    assert client.get_run(opened.run_id).info.status == "RUNNING"
+    again.finish("KILLED")
+    assert client.get_run(opened.run_id).info.status == "KILLED"
+
+
+def test_the_card_is_an_artifact_that_can_be_read_back(opened, tmp_path):
+    opened.log(record("searched/0", 4, 1 / 3))
+    run_id = children(opened)["searched/0"].info.run_id
+    file = opened._client.download_artifacts(run_id, "card.json", str(tmp_path))
+    with open(file, encoding="utf-8") as text:
+        assert json.load(text)["result"]["fid"] == 1 / 3
+
+
+def test_the_leaderboard_is_this_study_sorted_by_place(opened):
+    opened.set_leaderboard_view()
+    view = json.loads(opened._client.get_experiment(opened.experiment_id).tags["mlflow.sharedViewState.leaderboard"])
+    assert opened.run_id in view["searchFilter"]
+    assert view["orderByKey"] == "tags.`sigmasearch.place`"
+    assert "metrics.`fid`" in view["selectedColumns"]
+    assert opened.leaderboard_url("http://127.0.0.1:5000/").endswith("&viewStateShareKey=leaderboard")
+
+
+def test_names_that_mlflow_would_refuse(uri):
+    held = Record.open(uri, EXPERIMENT, "it's a study", "f00d")
+    assert Record.open(uri, EXPERIMENT, "it's a study", "f00d").run_id == held.run_id
+    assert held.log(record("searched/0", 3, 0.1, params={"a=b?": "x" * 7000}, method="m" * 300))
+    with pytest.raises(SpecError, match="study"):
+        Record.open(uri, EXPERIMENT, "'\"", "f00d")
+
+
+def test_a_deleted_experiment_is_said_to_be(uri):
+    held = Record.open(uri, "deleted", "study", "f00d")
+    held._client.delete_experiment(held.experiment_id)
+    with pytest.raises(SpecError, match="experiment: the experiment is deleted"):
+        Record.open(uri, "deleted", "study", "f00d")
+
+
+def test_the_store_is_where_it_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert store_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///here.db")
+    assert store_uri(tmp_path / "elsewhere") == f"sqlite:///{tmp_path}/here.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert store_uri(tmp_path) == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("runs", "is not the address"),
+        ("file:///somewhere/mlruns", "is not the address"),
+        ("databricks://profile", "is not the address"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///{tmp}", "is a folder"),
+        ("sqlite:///{tmp}/text", "not a sqlite database"),
+        ("sqlite:///{tmp}/no/such/folder.db", "does not exist"),
+        ("http://127.0.0.1:9", "cannot be opened"),
+        ("postgresql://me:secret@127.0.0.1:9/db", "cannot be opened"),
+    ],
+)
+def test_a_bad_address_is_one_clear_line(given, told, tmp_path, monkeypatch):
+    (tmp_path / "text").write_text("this is no database, whatever its name")
+    given = given.format(tmp=tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    with pytest.raises(SpecError) as caught:
+        Record.open(store_uri(tmp_path), EXPERIMENT, "study", "f00d")
+    text = str(caught.value)
+    assert text.startswith("MLFLOW_TRACKING_URI: ")
+    assert told in text
+    assert "secret" not in text
+    assert "\n" not in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text"]
+
+
+def test_the_server_listens_to_nobody_else(tmp_path):
+    argv, environment = server_command(f"sqlite:///{tmp_path}/mlflow.db", 5001)
+    assert argv[argv.index("--host") + 1] == "127.0.0.1"
+    assert argv[argv.index("--port") + 1] == "5001"
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert environment["PATH"] == os.environ["PATH"]
+    with pytest.raises(SpecError, match="server already"):
+        server_command("http://127.0.0.1:5000")
+
+
+def test_importing_the_module_does_not_import_mlflow():
+    code = "import pipeline.tracking, sys; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_card_survives_its_file(tmp_path):
+    scored = result(5, 1 / 3, 1 / 300)
+    path = tmp_path / "cards" / "five.json"
+    write_card(path, scored)
+    spec, plan, value = read_card(path)
+    assert spec == scored.spec
+    assert plan == scored.plan
+    assert value["result"]["fid"] == 1 / 3
+    assert value["result"]["images"] == 8000
+    assert value == json.loads(json.dumps(card(scored)))
+    write_card(path, value)
+    assert read_card(path)[2] == value
+    assert [item.name for item in path.parent.iterdir()] == ["five.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: text[: len(text) // 2], "is not JSON"),
+        (lambda text: "[1, 2]", "a card is a JSON object"),
+        (lambda text: '{"name": "edm"}', "schema: this JSON is not a card"),
+        (lambda text: text.replace(SCHEMA, "sigmasearch/card-2"), "newer sigmasearch"),
+        (lambda text: text.replace('"solver": {', '"solvent": {'), "missing"),
+        (lambda text: text.replace('"n": ', '"q": '), "read before it is written"),
+        (lambda text: text.replace('"shard_images": 400', '"shard_images": 300', 1), "spec.shard_images"),
+        (lambda text: text.replace('"first_seed": 0', '"first": 0', 1), "not a trial spec"),
+        (lambda text: "[" * 100_000, "is not JSON"),
+    ],
+)
+def test_an_unreadable_card_names_its_file_and_key(change, told, tmp_path):
+    path = tmp_path / "card.json"
+    write_card(path, result(3, 0.5))
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+    with pytest.raises(SpecError) as caught:
+        read_card(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert told in str(caught.value)
+
+
+def test_a_card_that_is_not_there_or_not_to_be_written(tmp_path):
+    with pytest.raises(SpecError, match=r"nowhere\.json: the card cannot be read"):
+        read_card(tmp_path / "nowhere.json")
+    with pytest.raises(SpecError, match="cannot be read"):
+        read_card(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpecError, match="cannot be written"):
+        write_card(tmp_path / "file" / "card.json", result(3, 0.5))
+    with pytest.raises(SpecError, match="cannot be written"):
+        write_card(tmp_path, result(3, 0.5))
