@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.registry import SpecError
+from pipeline.registry import SpecError, import_all
 
 # The specs of a solver and of a schedule, ready for `Registry.build`.
 Pair = tuple[dict[str, Any], dict[str, Any]]
@@ -32,8 +32,8 @@ class Method:
 class Methods:
     """Methods by name, filled by importing `baselines` when first asked."""
 
-    def __init__(self, load: Callable[[], None] | None = None) -> None:
-        self._load = load
+    def __init__(self, plugins: tuple[str, ...] = ()) -> None:
+        self._plugins = plugins
         self._methods: dict[str, Method] = {}
 
     def register(self, method: Method) -> Method:
@@ -67,13 +67,8 @@ class Methods:
         return len(self.names())
 
     def _fill(self) -> None:
-        if self._load is not None:
-            load, self._load = self._load, None
-            load()
+        plugins, self._plugins = self._plugins, ()
+        import_all(plugins)
 
 
-def _load() -> None:
-    import baselines  # noqa: F401  # importing the package walks its folder and registers what lies there
-
-
-METHODS = Methods(_load)
+METHODS = Methods(("baselines",))

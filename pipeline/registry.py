@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -72,11 +74,15 @@ def require(condition: bool, key: str, given: object, allowed: str) -> None:
 
 
 class Registry(Generic[T]):
-    """Classes by name. `register` adds one, `build` makes an instance from `{"name": ..., **fields}`."""
+    """Classes by name. `register` adds one, `build` makes an instance from `{"name": ..., **fields}`.
 
-    def __init__(self, kind: str, load: Callable[[], None] | None = None) -> None:
+    `plugins` are modules that register classes when imported, and packages of such modules: they are imported by name
+    at the first look-up, so that what defines the contract does not import what fulfils it.
+    """
+
+    def __init__(self, kind: str, plugins: tuple[str, ...] = ()) -> None:
         self.kind = kind
-        self._load = load
+        self._plugins = plugins
         self._classes: dict[str, type[Any]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -125,9 +131,16 @@ class Registry(Generic[T]):
         return built
 
     def _fill(self) -> None:
-        if self._load is not None:
-            load, self._load = self._load, None
-            load()
+        plugins, self._plugins = self._plugins, ()
+        import_all(plugins)
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Import these modules; of a package, every module in its folder: dropping a file in is all it takes."""
+    for name in names:
+        module = importlib.import_module(name)
+        for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
+            importlib.import_module(f"{name}.{found.name}")
 
 
 def build_dataclass(cls: type[T], values: Mapping[str, Any]) -> T:

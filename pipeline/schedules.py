@@ -38,12 +38,7 @@ class Schedule(Protocol):
         ...
 
 
-def _load() -> None:
-    import baselines  # noqa: F401  # importing the package walks its folder and registers what lies there
-    import pipeline.sdm  # noqa: F401  # registers the sdm schedule
-
-
-SCHEDULES: Registry[Schedule] = Registry("schedule", _load)
+SCHEDULES: Registry[Schedule] = Registry("schedule", ("pipeline.sdm", "baselines"))
 
 
 def check_sigmas(sigmas: Tensor, name: str) -> Tensor:

@@ -154,8 +154,8 @@ class PathStep(NamedTuple):
 class Walk:
     """The Wasserstein-bounded walk over an EDM base grid (Jo & Choi, 2026, Algorithm 1, Theorem 3.2).
 
-    A trial Euler step from each sigma gives the secant S = mean |v~ - v| / step and the local error eta~ = step^2 S / 2,
-    which is exactly mean |x_Heun - x_Euler|. The step grows over grid bins or is halved until eta~ is below
+    A trial Euler step gives the secant S = mean |v~ - v| / step and the local error eta~ = step^2 S / 2, which is
+    exactly mean |x_Heun - x_Euler|. The step grows over grid bins or is halved until eta~ is below
     eta(sigma) = eta_min + (eta_max - eta_min) (sigma / sigma_max)^eta_p; the walk then moves by
     gamma_step * sqrt(2 eta / S), never less than the step that was tried.
 

@@ -61,12 +61,7 @@ class Solver(Protocol):
 HISTORY = 4
 
 
-def _load() -> None:
-    import baselines  # noqa: F401  # importing the package walks its folder and registers what lies there
-    import pipeline.sdm  # noqa: F401  # registers the switch
-
-
-SOLVERS: Registry[Solver] = Registry("solver", _load)
+SOLVERS: Registry[Solver] = Registry("solver", ("pipeline.sdm", "baselines"))
 
 
 def euler_move(point: Point, target: float) -> Any:

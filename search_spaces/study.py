@@ -15,8 +15,8 @@ from pipeline import benchmarks
 from pipeline.methods import METHODS
 from pipeline.registry import SpecError
 from pipeline.trial import TrialSpec
+from pipeline.yaml_file import mistake, read
 from search_spaces.space import Space
-from search_spaces.yaml_file import mistake, read
 
 
 class Optimizer(BaseModel):

@@ -126,8 +126,8 @@ def test_exact_moments_are_of_unquantised_samples():
     ("text", "says"),
     [
         ("a: [1", "is not YAML"),
-        ("- 1\n- 2\n", "a card is a mapping"),
-        ("", "a card is a mapping"),
+        ("- 1\n- 2\n", "holds no mapping"),
+        ("", "holds no mapping"),
         (None, "No such file"),
     ],
 )

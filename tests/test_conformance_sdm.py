@@ -40,7 +40,10 @@ def test_adaptive_solver_gives_the_published_samples(case, meter):
     p = case["params"]
     pair = {}
     if case["kind"] == "sdm_adaptive_dpmsolver":
-        pair = {"low": {"name": "dpm_solver_pp", "order": 1}, "high": {"name": "dpm_solver_pp", "order": 2, "lower_order_final": False}}
+        pair = {
+            "low": {"name": "dpm_solver_pp", "order": 1},
+            "high": {"name": "dpm_solver_pp", "order": 2, "lower_order_final": False},
+        }
     sigmas = EDM(p["num_steps"], p["sigma_min"], p["sigma_max"]).sigmas().tolist()
     curvature = "relative" if p["relative"] else "absolute"
     solver = Switch(**pair, rule=p["lambda_schedule"], tau_k=p["tau_k"], curvature=curvature)

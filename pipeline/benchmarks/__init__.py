@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from pipeline.metrics.features import FEATURES, Extractor, quantise
 from pipeline.metrics.moments import Moments
 from pipeline.models import MODELS, Model
 from pipeline.registry import SpecError
+from pipeline.yaml_file import mistake, read
 
 FOLDER = Path(__file__).parent
 
@@ -149,13 +149,7 @@ def _shipped(name: str) -> Benchmark:
 
 
 def _read(path: Path) -> Benchmark:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise SpecError(f"the card cannot be read ({reason})", file=str(path)) from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"is not YAML ({' '.join(str(error).split())})", file=str(path)) from None
+    content = read(path)
     try:
         return from_card(content)
     except SpecError as error:
@@ -173,7 +167,7 @@ def from_card(content: Any) -> Benchmark:
     try:
         card = Card.model_validate(dict(content))
     except ValidationError as error:
-        raise _spec_error(error) from None
+        raise mistake(error, Card) from None
     if card.sigma_min >= card.sigma_max:
         raise SpecError("is not below sigma_max", path="sigma_min", given=card.sigma_min, allowed=f"< {card.sigma_max}")
     try:
@@ -195,19 +189,6 @@ def from_card(content: Any) -> Benchmark:
             raise SpecError("exact moments are those of unquantised samples", path="reference", given="exact",
                             allowed="features: identity with quantise: false")  # fmt: skip
     return Benchmark(card, model, extractor)
-
-
-def _spec_error(error: ValidationError) -> SpecError:
-    """The first complaint of pydantic in our words."""
-    first = error.errors(include_url=False, include_context=True)[0]
-    path, given = ".".join(str(part) for part in first["loc"]), first["input"]
-    if first["type"] == "extra_forbidden":
-        return SpecError("unknown key", path=path, given=path, allowed=sorted(Card.model_fields))
-    if first["type"] == "missing":
-        return SpecError("is required and missing", path=path)
-    if first["type"] == "literal_error":
-        return SpecError("is not one of the choices", path=path, given=given, allowed=["data", "exact"])
-    return SpecError(first["msg"][:1].lower() + first["msg"][1:], path=path, given=_short(given))
 
 
 def _short(value: object) -> object:

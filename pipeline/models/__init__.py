@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -39,9 +37,4 @@ class Model(Protocol):
         ...
 
 
-def _load() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-
-
-MODELS: Registry[Model] = Registry("model", _load)
+MODELS: Registry[Model] = Registry("model", (__name__,))

@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SpecError(f"cannot be read ({error.strerror})", file=str(path)) from None
     except UnicodeDecodeError:
-        raise SpecError("is not text", file=str(path)) from None
+        raise SpecError("cannot be read (not UTF-8)", file=str(path)) from None
     except SpecError as error:
         raise error.under(file=str(path)) from None
     except yaml.YAMLError as error:
@@ -64,8 +64,16 @@ def mistake(error: ValidationError, model: type[BaseModel]) -> SpecError:
         owner = _model_at(model, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), list(owner.model_fields), n=1)
         return SpecError("is required and missing", path=path or (near[0] if near else ""))
+    if first["type"] == "literal_error":
+        allowed = str(first["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
+        return SpecError("is not one of the choices", path=path, given=first["input"], allowed=allowed.split(", "))
     message = first["msg"].removeprefix("Value error, ")
-    return SpecError(message[0].lower() + message[1:], path=path, given=first["input"])
+    return SpecError(message[0].lower() + message[1:], path=path, given=_short(first["input"]))
+
+
+def _short(value: object) -> object:
+    text = repr(value)
+    return value if len(text) <= 80 else text[:77] + "..."
 
 
 def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
