@@ -35,9 +35,6 @@ def main() -> None:
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 @app.command()
@@ -56,15 +53,24 @@ def search(
     """
     from rich.console import Console
 
-    from pipeline import run_study
+    from pipeline import run_study, summary
 
     run_study.quiet_libraries()
-    console = Console(stderr=as_json)
-    outcome = run_study.search(study, trials=trials, workers=workers, run_dir=run_dir, console=console)
+    stream = sys.stderr if as_json else sys.stdout
+    # A job's log has no width of its own, and 80 columns would cut its lines.
+    console = Console(file=stream, width=None if stream.isatty() else 120)
+    try:
+        outcome = run_study.search(study, trials=trials, workers=workers, run_dir=run_dir, console=console)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except run_study.RecordUnavailableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
     if as_json:
         print(json.dumps(outcome.to_json(), indent=1))
     else:
-        run_study.show(outcome, console)
+        summary.show(outcome, console)
 
 
 @app.command()

@@ -25,8 +25,8 @@ DIRECTIONS: list[Literal["minimize"]] = ["minimize", "minimize"]  # FID, NFE
 STUDY_FILE, STORAGE_FILE = "study.json", "study.db"
 
 
-def optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """One of Optuna's samplers by the name a study file gives it."""
+def optuna_sampler(name: str, seed: int, startup: int) -> optuna.samplers.BaseSampler:
+    """One of Optuna's samplers by the name a study file gives it; tpe models from the trial after `startup` on."""
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "nsga2":
@@ -35,7 +35,7 @@ def optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.QMCSampler(seed=seed, scramble=True)
     # With constant_liar Optuna reads the storage once a parameter instead of once a trial (13 ms each); the few trials
     # in flight are not worth that.
-    return optuna.samplers.TPESampler(seed=seed, constant_liar=False)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=False)
 
 
 def claim(run_dir: Path, identity: Mapping[str, Any], fingerprint: str) -> IO[str]:
@@ -52,20 +52,30 @@ def claim(run_dir: Path, identity: Mapping[str, Any], fingerprint: str) -> IO[st
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        lock.close()
         raise SpecError("another search is running there", path="--run-dir", given=str(run_dir)) from None
+    try:
+        _identify(run_dir, json.loads(json.dumps(identity)), fingerprint)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _identify(run_dir: Path, mine: dict[str, Any], fingerprint: str) -> None:
+    """Write the study's identity into a new run directory, or compare it with the one that is there."""
     file = run_dir / STUDY_FILE
     if not file.exists():
         if (run_dir / STORAGE_FILE).exists():
             raise SpecError(f"holds a {STORAGE_FILE} but no {STUDY_FILE}", path="--run-dir", given=str(run_dir))
         partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"fingerprint": fingerprint, "identity": identity}, indent=1, sort_keys=True))
+        partial.write_text(json.dumps({"fingerprint": fingerprint, "identity": mine}, indent=1, sort_keys=True))
         os.replace(partial, file)
-        return lock
+        return
     try:
-        held = json.loads(file.read_text())["identity"]
+        held = dict(json.loads(file.read_text())["identity"])
     except (OSError, ValueError, KeyError, TypeError):
         raise SpecError("is unreadable", file=str(file)) from None
-    mine = json.loads(json.dumps(identity))
     for key, value in mine.items():
         if held.get(key) != value:
             path, there, here = _first_difference(key, held.get(key), value)
@@ -75,7 +85,6 @@ def claim(run_dir: Path, identity: Mapping[str, Any], fingerprint: str) -> IO[st
                 path=path,
                 given=here,
             )
-    return lock
 
 
 def _first_difference(path: str, held: Any, mine: Any) -> tuple[str, Any, Any]:
@@ -90,7 +99,13 @@ class Ledger:
     """Ask, tell and read back the trials of one study."""
 
     def __init__(
-        self, run_dir: Path, study: str, distributions: Mapping[str, BaseDistribution], optimizer: str, seed: int
+        self,
+        run_dir: Path,
+        study: str,
+        distributions: Mapping[str, BaseDistribution],
+        optimizer: str,
+        seed: int,
+        startup: int,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._distributions = dict(distributions)
@@ -110,7 +125,7 @@ class Ledger:
         # A sampler made again from the same seed would repeat its start-up points, so the count goes into the seed.
         count = len(self._searched.get_trials(deepcopy=False))
         mixed = int(np.random.SeedSequence([seed, count]).generate_state(1)[0])
-        self._searched.sampler = optuna_sampler(optimizer, mixed)
+        self._searched.sampler = optuna_sampler(optimizer, mixed, startup)
 
     def recover(self) -> int:
         """Fail what a killed driver left running and queue its parameters again. Returns how many there were."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import search_spaces
 from pipeline import benchmarks, store
@@ -23,15 +19,23 @@ from pipeline.ledger import Ledger, claim
 from pipeline.metrics.features import quantise
 from pipeline.noise import noise
 from pipeline.progress import Standings as Screen
-from pipeline.progress import clock, progress
+from pipeline.progress import progress
 from pipeline.search import Listener, Search, Status
+from pipeline.summary import Outcome
 from pipeline.tracking import Record
 from pipeline.trial import TrialRecord
-from reports import figures, interactive, pareto, tables
-from reports.numbers import plain
-from reports.record import complete, groups, read
-from reports.standings import Standings
+from reports import figures, interactive, tables
+from reports.record import complete, read
 from search_spaces import Study
+
+
+class RecordUnavailableError(RuntimeError):
+    """MLflow went away during a search: nothing is lost, but nothing can be reported."""
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
 
 PICTURES = 64  # images in a sample grid: 8 rows of 8
 
@@ -53,8 +57,8 @@ class Publisher:
             self.record.log(record)
         except Exception as error:  # whatever the store's client raises must not end a search
             self.behind = True
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self.console.print(f"warning: MLflow does not answer ({reason}); the search goes on", style="yellow")
+            text = f"warning: MLflow does not answer ({_first_line(error)}); the search goes on"
+            self.console.print(text, style="yellow", markup=False)
 
     def waiting(self, status: Status) -> None:
         """Nothing to log."""
@@ -63,54 +67,6 @@ class Publisher:
         """Make the record equal to the study's truth."""
         for record in records:
             self.record.log(record)
-
-
-@dataclass
-class Outcome:
-    """What a search leaves behind, for the screen and for `--json`."""
-
-    study: Study
-    run_dir: Path
-    uri: str
-    seconds: float
-    new_trials: int
-    frame: pd.DataFrame
-    files: dict[str, Path] = field(default_factory=dict)
-
-    def standings(self) -> Standings:
-        """Baselines and search at the study's budgets."""
-        return Standings(groups(self.frame)[0], self.study.budgets)
-
-    def front(self) -> pd.DataFrame:
-        """The searched trials that no other one beats in both FID and NFE."""
-        return pareto.front(complete(groups(self.frame)[0], "searched", "published"))
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary that a script reads."""
-        keep = ("key", "name", "fid", "fid_se", "nfe", "setup_nfe", "images", "first_seed", "plan")
-        front = json.loads(self.front()[list(keep)].to_json(orient="records"))
-        counts = {str(state): int(n) for state, n in self.frame["state"].value_counts().items()}
-        return {
-            "study": self.study.study,
-            "benchmark": self.study.benchmark,
-            "trials": counts,
-            "new_trials": self.new_trials,
-            "seconds": round(self.seconds, 1),
-            "front": front,
-            "budgets": [
-                {
-                    "budget": verdict.budget,
-                    "searched": verdict.searched
-                    and {"fid": verdict.searched.row["fid"], "key": verdict.searched.row["key"]},
-                    "baseline": verdict.baseline
-                    and {"fid": verdict.baseline.row["fid"], "key": verdict.baseline.row["key"]},
-                    "verdict": verdict.words,
-                }
-                for verdict in self.standings().verdicts()
-            ],
-            "mlflow": store.masked(self.uri),
-            "files": {name: str(path) for name, path in self.files.items()},
-        }
 
 
 def search(
@@ -138,7 +94,8 @@ def search(
     lock = claim(folder, identity, study.fingerprint)
     try:
         space, optimizer = study.parsed_space, study.optimizer
-        ledger = Ledger(folder, study.study, space.distributions, optimizer.name, optimizer.seed)
+        startup = optimizer.startup + len(study.published_points)
+        ledger = Ledger(folder, study.study, space.distributions, optimizer.name, optimizer.seed, startup)
         publisher = Publisher(Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
         before = len(ledger.records())
         if pool is None:
@@ -149,17 +106,22 @@ def search(
         try:
             with progress(console, Screen(study.budgets, ledger.records())) as screen:
                 listeners: list[Listener] = [screen, publisher]
-                status = Search(study, ledger, workforce, benchmark, listeners).run()
+                Search(study, ledger, workforce, benchmark, listeners).run()
         finally:
             if pool is None:
                 workforce.close()
         records = ledger.records()
         if len(records) == before:
             console.print(f"all {len(records)} trials were done before; nothing to add", highlight=False)
-        publisher.sync(records)
+        try:
+            publisher.sync(records)
+        except Exception as error:  # whatever the store's client raises; the truth is in the run directory
+            raise RecordUnavailableError(
+                f"MLflow does not answer ({_first_line(error)}); all {len(records)} trials are kept in {folder}: "
+                "run the same command again when it is back"
+            ) from None
         outcome = publish(study, publisher.record, uri, folder, records)
         outcome.seconds, outcome.new_trials = time.monotonic() - started, len(records) - before
-        del status
         return outcome
     finally:
         lock.close()
@@ -211,52 +173,6 @@ def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -
     samples = plan.run(benchmark.denoiser(), noise(range(first_seed, first_seed + images), benchmark.shape))
     pixels = quantise(samples if torch.isfinite(samples).all() else samples.nan_to_num())
     return figures.picture_grid(pixels.movedim(1, -1).numpy(), out)
-
-
-def show(outcome: Outcome, console: Console) -> None:
-    """Print the front, the verdict at each budget, and where everything lies."""
-    if complete(outcome.frame).empty:
-        console.print("no trial gave a result; see the reasons above", style="red")
-        return
-    standings = outcome.standings()
-    floor = standings.floor
-    first, count = outcome.study.first_seed, outcome.study.images
-    images = f"{count:,} images, seeds {first}-{first + count - 1}"
-    table = Table(title=f"FID within each NFE budget ({images}; ± leave-one-shard-out error)", title_justify="left")
-    for name, justify in (("budget", "right"), ("searched", "right"), ("NFE", "right"), ("plan", "left")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich's own literals
-    for name, justify in (("best baseline", "right"), ("method", "left"), ("verdict", "left")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for verdict in standings.verdicts():
-        searched, baseline = verdict.searched, verdict.baseline
-        left = (
-            [plain(searched.row), f"{searched.row['nfe']:g}", str(searched.row["name"]).rsplit(" · ", 1)[0]]
-            if searched
-            else ["–"] * 3
-        )
-        right = [plain(baseline.row), baseline.method] if baseline else ["–"] * 2
-        table.add_row(str(verdict.budget), *left, *right, verdict.words)
-    console.print(table)
-    if floor is not None:
-        console.print(f"floor: {floor['method']} scores {plain(floor)} on the same images", highlight=False)
-    counts = outcome.frame["state"].value_counts()
-    told = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if state in counts)
-    console.print(f"{told}; {outcome.new_trials} new in {clock(outcome.seconds)}", highlight=False)
-    for row in outcome.frame[outcome.frame["state"] == "failed"].head(5).itertuples():
-        console.print(f"failed: {row.key}: {row.reason}", style="red", highlight=False)
-    for name in ("table.md", "front.png", "front.html", "front"):
-        label = {
-            "table.md": "report",
-            "front.png": "figure",
-            "front.html": "figure, interactive",
-            "front": "cards and pictures",
-        }[name]
-        console.print(f"{label:>20}  {outcome.files[name]}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{'MLflow':>20}  {store.masked(outcome.uri)}   (`make ui` or `sigmasearch ui` opens the leaderboard)",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def quiet_libraries() -> None:

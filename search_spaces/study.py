@@ -25,7 +25,9 @@ class Optimizer(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Literal["tpe", "random", "nsga2", "qmc"] = "tpe"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
+    # Random trials before tpe models anything, beside the published settings, which all lie in one corner of the space.
+    startup: int = Field(default=10, ge=0)
 
 
 class Pair(BaseModel):

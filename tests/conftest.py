@@ -1,0 +1,59 @@
+"""Shared by the tests: a study that runs in seconds, and one Ray for all that need it."""
+
+import pytest
+import torch
+
+from pipeline.cluster import RayPool
+from search_spaces import Study
+
+SMALL = {
+    "study": "small",
+    "benchmark": "gmm",
+    "budgets": [3, 7],
+    "trials": 6,
+    "images": 200,
+    "shard_images": 20,
+    "workers": 0,
+    "optimizer": {"name": "tpe", "seed": 0, "startup": 2},
+    "baselines": ["ddim", "heun"],
+    "floor": {"solver": {"name": "heun"}, "schedule": {"name": "edm", "num_steps": 12}},
+    "space": {
+        "solver": {"name": "switch", "tau_k": {"low": 1e-3, "high": 10.0, "log": True}},
+        "schedule": {
+            "name": "sdm",
+            "num_steps": {"low": 2, "high": 4},
+            "base_steps": 10,
+            "eta_max": {"low": 0.01, "high": 0.1, "log": True},
+            "eta_min": {"share_of": "eta_max", "low": 0.1, "high": 1.0},
+        },
+    },
+    "published": [
+        {"solver.tau_k": 0.1, "schedule.num_steps": [2, 3], "schedule.eta_max": 0.05, "schedule.eta_min": 0.01}
+    ],
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_foreign_store(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def small_study():
+    def make(**changes):
+        return Study.model_validate(SMALL | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_pool():
+    """Two workers on gmm. Tests leave it as they found it: no tasks queued."""
+    pool = RayPool("gmm", workers=2)
+    yield pool
+    pool.close()

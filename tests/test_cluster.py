@@ -1,0 +1,124 @@
+"""The pool: the same answers on Ray as in process, whatever happens to a worker."""
+
+import contextlib
+import ipaddress
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster import Failure, InProcessPool, Task, open_pool
+from pipeline.registry import SpecError
+from pipeline.trial import Prepared, ShardResult, TrialSpec
+
+SPEC = TrialSpec("gmm", {"name": "heun"}, {"name": "edm", "num_steps": 6}, images=400, shard_images=50)
+
+
+def drain(pool, count):
+    answers = []
+    deadline = time.monotonic() + 120
+    while len(answers) < count:
+        assert time.monotonic() < deadline, f"only {len(answers)} of {count} tasks came back"
+        answer = pool.next(timeout=1.0)
+        if answer is not None:
+            answers.append(answer)
+    return answers
+
+
+def shards(pool, key="t"):
+    pool.submit(Task(key, (0, 0), SPEC))
+    ((_, prepared),) = drain(pool, 1)
+    assert isinstance(prepared, Prepared)
+    for i, seeds in enumerate(SPEC.shards()):
+        pool.submit(Task(key, (0, i), SPEC, prepared.plan, seeds))
+    return prepared
+
+
+def moments(answers):
+    assert all(isinstance(outcome, ShardResult) for _, outcome in answers), answers
+    return {task.seeds.start: outcome.moments.to_json() for task, outcome in answers}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    pool = InProcessPool("gmm")
+    shards(pool)
+    answers = moments(drain(pool, len(SPEC.shards())))
+    pool.close()
+    return answers
+
+
+def test_ray_gives_the_moments_of_a_run_in_process(ray_pool, expected):
+    shards(ray_pool)
+    assert moments(drain(ray_pool, len(SPEC.shards()))) == expected
+
+
+def test_both_workers_work(ray_pool, expected):
+    pids = set(ray_pool._ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in ray_pool._actors]))
+    assert len(pids) == 2
+
+
+def test_the_oldest_trial_goes_first():
+    pool = InProcessPool("gmm")
+    for order in ((2, 0), (1, 1), (1, 0), (3, 0)):
+        pool.submit(Task(str(order), order, SPEC))
+    assert [task.order for task, _ in drain(pool, 4)] == [(1, 0), (1, 1), (2, 0), (3, 0)]
+
+
+def test_a_cancelled_key_is_not_run():
+    pool = InProcessPool("gmm")
+    for key in ("a", "b", "a"):
+        pool.submit(Task(key, (0, 0), SPEC))
+    pool.cancel("a")
+    assert [task.key for task, _ in drain(pool, 1)] == ["b"]
+    assert pool.next(0) is None
+
+
+def test_a_wrong_spec_is_an_answer(ray_pool):
+    wrong = TrialSpec("gmm", {"name": "heun"}, {"name": "sdm", "num_steps": 4, "eta_min": 1.0, "eta_max": 0.5})
+    ray_pool.submit(Task("wrong", (0, 0), wrong))
+    ((_, outcome),) = drain(ray_pool, 1)
+    assert isinstance(outcome, Failure)
+    assert "eta_min" in outcome.reason
+    assert not outcome.machine
+
+
+def test_a_killed_worker_loses_nothing(ray_pool, expected):
+    pid = ray_pool._ray.get(ray_pool._actors[0].__ray_call__.remote(lambda self: os.getpid()))
+    shards(ray_pool)
+    os.kill(pid, signal.SIGKILL)
+    assert moments(drain(ray_pool, len(SPEC.shards()))) == expected
+    # The worker comes back: both answer again.
+    shards(ray_pool)
+    assert moments(drain(ray_pool, len(SPEC.shards()))) == expected
+
+
+def listening(word):
+    """The addresses on which processes with `word` in their command line listen, from /proc."""
+    sockets = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word in (process / "cmdline").read_bytes():
+                sockets |= {os.readlink(fd) for fd in (process / "fd").iterdir()}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                words = bytes.fromhex(fields[1].split(":")[0])
+                found.append(b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4)))
+    return [ipaddress.ip_address(packed) for packed in found]
+
+
+def test_nothing_listens_beyond_loopback(ray_pool):
+    addresses = listening(b"ray")
+    assert addresses
+    beyond = [a for a in addresses if not (getattr(a, "ipv4_mapped", None) or a).is_loopback]
+    assert beyond == []
+
+
+def test_an_unknown_benchmark_is_told_before_any_worker_starts():
+    with pytest.raises(SpecError, match="did you mean 'gmm'"):
+        open_pool("gmn", 0)
