@@ -104,11 +104,13 @@ class Plan:
         """
         held: dict[str, Tensor] = {"n": noise}
         last_use = self._last_use()
+        largest = torch.finfo(noise.dtype).max
 
         def combine(terms: Terms) -> Tensor:
             total = torch.zeros_like(noise)
             for key, value in terms.items():
-                total.add_(held[key], alpha=value)
+                # Beyond the dtype torch refuses a factor; infinite, it gives samples that are seen not to be finite.
+                total.add_(held[key], alpha=value if abs(value) <= largest else math.copysign(math.inf, value))
             return total
 
         for k, stage in enumerate(self.stages):
@@ -144,7 +146,8 @@ class Plan:
         """Read a plan back.
 
         Raises:
-            SpecError: not a plan, a register read before it is written, a number that is not finite.
+            SpecError: not a plan, a register read before it is written or written twice, a number that is not finite,
+                an evaluation at sigma 0 or below.
         """
         try:
             stages = tuple(
@@ -160,11 +163,16 @@ class Plan:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SpecError(f"is not a plan ({type(error).__name__}: {error})", path="plan") from None
+        for k, stage in enumerate(stages):
+            if stage.sigma <= 0:
+                raise SpecError("evaluates at no noise", path=f"plan row {k}", given=stage.sigma, allowed="above 0")
         known = {"n"}
         for k, (terms, written) in enumerate(plan._reads()):
             unknown = sorted(set(terms) - known)
             if unknown:
                 raise SpecError("is read before it is written", path=f"plan row {k}", given=unknown[0])
+            if written & known:
+                raise SpecError("is written twice", path=f"plan row {k}", given=min(written & known))
             known.update(written)
         return plan
 
@@ -224,9 +232,12 @@ def _canonical(terms: Mapping[str, float]) -> str:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise SpecError("is not a finite number", path="plan", given=value)
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number beyond double precision
+        raise SpecError("holds a number that is too large", path="plan") from None
+    raise SpecError("is not a finite number", path="plan", given=value)
 
 
 def _terms(value: Any) -> Terms:

@@ -141,7 +141,7 @@ class LiveProgress:
         """The screen."""
         status = self._status
         if status.total == 0:
-            return Group(Text("starting the workers ..."))
+            return Group()
         head = Text.assemble(
             (f"{status.done}/{status.total} trials", "bold"),
             f"   {status.running} running   ",

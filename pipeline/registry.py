@@ -175,13 +175,17 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
             return None
         return _convert(value, next(a for a in arguments if a is not type(None)), key)
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool) != any(isinstance(a, bool) for a in arguments):
+        # By type too: True and 2.0 equal whole numbers, but a solver counts with its order.
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
             raise SpecError("is not one of the choices", path=key, given=value, allowed=[str(a) for a in arguments])
         return value
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(item, arguments[0], f"{key}[{i}]") for i, item in enumerate(value))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise SpecError("is too large", path=key, allowed="a number of double precision") from None
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint in (bool, str) and isinstance(value, hint):

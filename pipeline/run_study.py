@@ -76,7 +76,6 @@ def search(
     workers: int | None,
     run_dir: Path | None,
     console: Console,
-    pool: Pool | None = None,
 ) -> Outcome:
     """Run or continue a study and publish it.
 
@@ -98,18 +97,16 @@ def search(
         ledger = Ledger(folder, study.study, space.distributions, optimizer.name, optimizer.seed, startup)
         publisher = Publisher(Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
         before = len(ledger.records())
-        if pool is None:
+
+        def start() -> Pool:
             console.print(
-                f"{study.study}: starting {study.workers or 'no'} workers on {study.benchmark}", highlight=False
+                f"{study.study}: starting {study.workers or 'no'} Ray workers on {study.benchmark}", highlight=False
             )
-        workforce = pool or open_pool(study.benchmark, study.workers, study.threads)
-        try:
-            with progress(console, Screen(study.budgets, ledger.records())) as screen:
-                listeners: list[Listener] = [screen, publisher]
-                Search(study, ledger, workforce, benchmark, listeners).run()
-        finally:
-            if pool is None:
-                workforce.close()
+            return open_pool(study.benchmark, study.workers, study.threads)
+
+        with progress(console, Screen(study.budgets, ledger.records())) as screen:
+            listeners: list[Listener] = [screen, publisher]
+            Search(study, ledger, start, benchmark, listeners).run()
         records = ledger.records()
         if len(records) == before:
             console.print(f"all {len(records)} trials were done before; nothing to add", highlight=False)

@@ -85,7 +85,10 @@ class Switch:
         require(math.isfinite(self.tau_k) and self.tau_k >= 0, "tau_k", self.tau_k, "0 or more")
         require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
         require(self.switch_at is None or self.switch_at >= 0, "switch_at", self.switch_at, "0 or more")
-        _ = self._pair
+        for key, solver in zip(("low", "high"), self._pair, strict=True):
+            if isinstance(solver, Switch) and solver.rule == "step" and solver.switch_at is None:
+                # Only the outer switch is calibrated.
+                raise SpecError("is a step switch that is not decided", path=key, allowed="one with switch_at")
 
     @cached_property
     def _pair(self) -> tuple[Solver, Solver]:
@@ -294,14 +297,20 @@ def resample(
         rho: exponent of the interpolated coordinate.
 
     Raises:
-        SpecError: fewer than one node, or no step with an error above 0.
+        SpecError: fewer than one node, no step with an error above 0, or weights beyond double precision.
     """
     require(nodes >= 1, "num_steps", nodes, "1 or more")
     walk = [sigma for sigma in sigmas if sigma > 0]
     tiny = 1e-12
-    weights = [
-        max(e, 0.0) ** power * ((walk[0] + tiny) / (after + tiny)) ** q for e, after in zip(eta, walk[1:], strict=False)
-    ]
+    try:
+        weights = [
+            max(e, 0.0) ** power * ((walk[0] + tiny) / (after + tiny)) ** q
+            for e, after in zip(eta, walk[1:], strict=False)
+        ]
+    except OverflowError:
+        weights = [math.inf]
+    if not math.isfinite(sum(weights)):
+        raise SpecError("the weights of the walk are not finite", path="power and q", given=(power, q))
     if not sum(weights) > 0:
         raise SpecError("every step of the walk has zero error: nothing to resample by", path="eta", given=list(eta))
     if nodes == 1:
@@ -360,8 +369,11 @@ class SDM:
         require(0 < self.c_shrink < 1, "c_shrink", self.c_shrink, "above 0, below 1")
         require(0 < self.sigma_min < self.sigma_max, "sigma_min", self.sigma_min, f"above 0 and below {self.sigma_max}")
         require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
-        for key in ("eta_p", "power", "rho"):
+        for key in ("eta_max", "q"):
+            require(math.isfinite(getattr(self, key)), key, getattr(self, key), "a finite number")
+        for key in ("eta_p", "power"):
             require(getattr(self, key) >= 0 and math.isfinite(getattr(self, key)), key, getattr(self, key), "0 or more")
+        require(self.rho > 0 and math.isfinite(self.rho), "rho", self.rho, "above 0")
 
     @property
     def walk(self) -> Walk:

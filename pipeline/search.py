@@ -7,7 +7,7 @@ worker waits: the oldest trial's shards go first. Equal plans are evaluated once
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -76,18 +76,22 @@ class Search:
     """One run of a study: continues whatever its ledger holds."""
 
     def __init__(
-        self, study: Study, ledger: Ledger, pool: Pool, benchmark: Benchmark, listeners: list[Listener]
+        self,
+        study: Study,
+        ledger: Ledger,
+        open_pool: Callable[[], Pool],
+        benchmark: Benchmark,
+        listeners: list[Listener],
     ) -> None:
-        self.study, self.ledger, self.pool, self.benchmark = study, ledger, pool, benchmark
+        self.study, self.ledger, self.benchmark = study, ledger, benchmark
         self.listeners = listeners
+        self._open_pool = open_pool
         self._jobs: dict[str, _Job] = {}
         self._scored: dict[str, tuple[str, TrialResult]] = {}
         self._followers: dict[str, list[_Job]] = {}
         self._leaders: dict[str, str] = {}
         self._count = 0
         self._asked = 0
-        # One more than the workers: a trial can be prepared while the others' shards run.
-        self._at_once = pool.size + 1
 
     def run(self) -> Status:
         """Do what is left of the study: unmeasured baselines, and searched trials up to the study's number."""
@@ -98,15 +102,25 @@ class Search:
                 self._scored[record.result.plan.digest] = (record.key, record.result)
         measured = list(self._measured_jobs({record.key for record in records}))
         left = max(0, self.study.trials - self.ledger.spent)
+        self.status = Status(total=len(measured) + left)
         if left:
             self.ledger.enqueue(self.study.published_points)
-        self.status = Status(total=len(measured) + left)
-        queue = iter(measured)
+        if self.status.total:
+            self.pool = self._open_pool()
+            try:
+                self._work(iter(measured), left)
+            finally:
+                self.pool.close()
+        return self.status
+
+    def _work(self, measured: Iterator[_Job], left: int) -> None:
+        """Keep one trial more under way than there are workers, so that one is prepared while others' shards run."""
+        self.status.started = time.monotonic()
         while True:
-            while len(self._jobs) < self._at_once and (job := next(queue, None) or self._ask(left)) is not None:
+            while len(self._jobs) <= self.pool.size and (job := next(measured, None) or self._ask(left)) is not None:
                 self._start(job)
             if not self._jobs:
-                return self.status
+                return
             self.status.running = len(self._jobs)
             self.status.rows_left = self._rows_left()
             answer = self.pool.next(timeout=1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; a `SpecError` names the file if there is none."""
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        json.dumps(value, default=str, skipkeys=True)  # refuses an alias to what it stands in
     except OSError as error:
         raise SpecError(f"cannot be read ({error.strerror})", file=str(path)) from None
     except UnicodeDecodeError:
@@ -44,9 +45,11 @@ def read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where is not None else ""
-        raise SpecError(
-            f"is not YAML{line}: {getattr(error, 'problem', None) or 'unreadable'}", file=str(path)
-        ) from None
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        raise SpecError(f"is not YAML{line}: {reason}", file=str(path)) from None
+    except (RecursionError, TypeError, ValueError) as error:
+        # Nested without end, a mapping as a key, a number of thousands of digits: PyYAML lets Python's errors through.
+        raise SpecError(f"cannot be read ({error})", file=str(path)) from None
     if not isinstance(value, dict):
         raise SpecError("holds no mapping", file=str(path), given=type(value).__name__, allowed="keys and values")
     return value
@@ -55,23 +58,36 @@ def read(path: Path) -> dict[str, Any]:
 def mistake(error: ValidationError, model: type[BaseModel]) -> SpecError:
     """The first of pydantic's complaints as one line: key, given, allowed, nearest name."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+    path = _dotted(first["loc"])
+    held = first.get("ctx", {}).get("error")
+    if isinstance(held, SpecError):  # one that a validator raised; pydantic took it for a plain ValueError
+        return held.under(path)
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
         owner = _model_at(model, first["loc"][:-1])
         return SpecError("unknown key", path=path, given=key, allowed=sorted(owner.model_fields))
     if first["type"] == "missing":
-        owner = _model_at(model, first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), list(owner.model_fields), n=1)
-        return SpecError("is required and missing", path=path or (near[0] if near else ""))
+        return SpecError("is required and missing", path=path)
     if first["type"] == "literal_error":
         allowed = str(first["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
         return SpecError("is not one of the choices", path=path, given=first["input"], allowed=allowed.split(", "))
+    if first["type"] == "model_type":
+        owner = _model_at(model, first["loc"])
+        allowed = f"a mapping with {', '.join(owner.model_fields)}"
+        return SpecError("has the wrong type", path=path, given=_short(first["input"]), allowed=allowed)
     message = first["msg"].removeprefix("Value error, ")
     return SpecError(message[0].lower() + message[1:], path=path, given=_short(first["input"]))
 
 
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    """Pydantic's place as the path that every other message has: budgets[1], floor.solver."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return path.removeprefix(".")
+
+
 def _short(value: object) -> object:
+    if value is None:
+        return "null"  # as it stands in the file; a None would say that nothing was given
     text = repr(value)
     return value if len(text) <= 80 else text[:77] + "..."
 

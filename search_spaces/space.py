@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pipeline.registry import SpecError
+from pipeline.sampler import Sampler, trace
+from pipeline.schedules import EDM, Given, Schedule
+from pipeline.sdm import Switch
+from pipeline.solvers import Solver
 from pipeline.trial import TrialSpec
 
 RANGE_KEYS = {"low", "high", "log", "step"}
@@ -26,6 +31,7 @@ class Leaf:
     distribution: BaseDistribution
     choices: Mapping[str, Any] | None = None
     share_of: str = ""
+    stepped: bool = False
 
     @property
     def name(self) -> str:
@@ -43,8 +49,15 @@ class Space:
         for key in ("solver", "schedule"):
             if key not in tree:
                 raise SpecError("is required and missing", path=key, allowed="a mapping with a name")
+            if not isinstance(tree[key], Mapping):
+                raise SpecError("has the wrong type", path=key, given=tree[key], allowed="a mapping with a name")
+            if not {"name", "choices"} & set(tree[key]):
+                raise SpecError("is required and missing", path=f"{key}.name", allowed=f"the name of a {key}")
         self._tree = dict(tree)
         self.leaves = {leaf.name: leaf for leaf in _leaves(self._tree, ())}
+        for leaf in self.leaves.values():
+            if leaf.share_of:
+                _check_share(leaf, _at(self._tree, leaf.path[:-1]))
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -72,10 +85,65 @@ class Space:
             for a, b in itertools.product(ends[one], ends[two]):
                 yield low | {one: a, two: b}
 
-    def check(self, benchmark: str) -> None:
-        """Build the sampler at every corner, so that a wrong name, key or range fails before anything runs."""
-        for params in self.corners():
-            TrialSpec(benchmark=benchmark, **self.assemble(params)).sampler()
+    def check(self, benchmark: str) -> int | None:
+        """Build the sampler at every corner, so that a wrong name, key or range fails before anything runs.
+
+        Returns:
+            The smallest NFE that a point of the space can have; None where only a walk would tell the number of moves.
+        """
+        samplers = [self._sampler(benchmark, params) for params in self.corners()]
+        moves = [_moves(sampler.schedule) for sampler in samplers]
+        if None in moves:
+            return None
+        # More moves never cost less, so the corners with the fewest are traced.
+        least = min(n for n in moves if n is not None)
+        ends = [end for sampler, n in zip(samplers, moves, strict=True) if n == least for end in _ends_of(sampler, n)]
+        different = {repr(end): end for end in ends}
+        return min(
+            len(trace(end.solver, end.schedule.sigmas().tolist(), afs=end.afs)) for end in different.values()
+        )
+
+    def _sampler(self, benchmark: str, params: Mapping[str, Any]) -> Sampler:
+        built = self.assemble(params)
+        if not isinstance(built["afs"], bool):
+            raise SpecError("has the wrong type", path="afs", given=built["afs"], allowed="true or false")
+        try:
+            sampler = TrialSpec(benchmark=benchmark, **built).sampler()
+        except SpecError as error:
+            raise self._within_choice(error, params) from None
+        for leaf in self.leaves.values():
+            self._check_whole(leaf, sampler)
+        return sampler
+
+    def _within_choice(self, error: SpecError, params: Mapping[str, Any]) -> SpecError:
+        """The error, with its path leading through the labelled choice that it is about."""
+        for name, leaf in self.leaves.items():
+            where = ".".join(leaf.path)
+            if leaf.choices is not None and (error.path == where or error.path.startswith(f"{where}.")):
+                inside = SpecError(
+                    error.message, given=error.given, allowed=error.allowed, path=error.path[len(where) + 1 :]
+                )
+                return inside.under(f"{where}.choices.{params[name]}")
+        return error
+
+    @staticmethod
+    def _check_whole(leaf: Leaf, sampler: Sampler) -> None:
+        """Refuse a range such as 0 to 3 for a field of real numbers: nothing between its whole numbers would be tried.
+
+        With a step the whole numbers are meant.
+        """
+        distribution = leaf.distribution
+        if not isinstance(distribution, IntDistribution) or leaf.stepped or len(leaf.path) != 2:
+            return
+        if distribution.low < distribution.high and isinstance(
+            getattr(getattr(sampler, leaf.path[0]), leaf.path[1], None), float
+        ):
+            raise SpecError(
+                "is a number, but a range with whole ends draws whole numbers only",
+                path=".".join(leaf.path),
+                given=f"{distribution.low} to {distribution.high}",
+                allowed=f"low: {float(distribution.low)}, high: {float(distribution.high)}, or the same with a step",
+            )
 
     def points(self, setting: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The parameter points of a published setting; a value that is a list stands for each of its items.
@@ -89,6 +157,9 @@ class Space:
         missing = sorted(set(by_path) - set(setting))
         if missing:
             raise SpecError("is required and missing", path=missing[0])
+        for key, value in setting.items():
+            if value == []:
+                raise SpecError("holds no value", path=key, given=value, allowed="a value, or a list of values")
         axes = [value if isinstance(value, list) else [value] for value in setting.values()]
         return [self._point(dict(zip(setting, values, strict=True)), by_path) for values in itertools.product(*axes)]
 
@@ -96,24 +167,76 @@ class Space:
         point = {}
         for key, value in values.items():
             leaf = by_path[key]
+            if not leaf.share_of:
+                point[leaf.name] = _inside(leaf, key, value, 1.0)
+        for key, value in values.items():
+            leaf = by_path[key]
             if leaf.share_of:
-                sibling = ".".join((*leaf.path[:-1], leaf.share_of))
-                whole = values.get(sibling, _at(self._tree, (*leaf.path[:-1], leaf.share_of)))
-                value = value / whole
-            distribution = leaf.distribution
-            if isinstance(distribution, FloatDistribution) and isinstance(value, int | float):
-                # A share such as 0.01 / 0.4 may miss an end of its range by a rounding.
-                value = float(value)
-                for end in (distribution.low, distribution.high):
-                    value = end if math.isclose(value, end, rel_tol=1e-9) else value
-            try:
-                inside = distribution._contains(distribution.to_internal_repr(value))
-            except (ValueError, TypeError):
-                inside = False
-            if not inside:
-                raise SpecError("lies outside the space", path=key, given=values[key], allowed=_range(distribution))
-            point[leaf.name] = value
+                sibling = (*leaf.path[:-1], leaf.share_of)
+                # Checked above where it is searched, and by `_check_share` where it is fixed.
+                whole = values.get(".".join(sibling), _at(self._tree, sibling))
+                point[leaf.name] = _inside(leaf, key, value, whole)
         return point
+
+
+def _inside(leaf: Leaf, key: str, value: Any, whole: float) -> Any:
+    """The value as Optuna's parameter, for a share divided by the `whole`; a `SpecError` if it is not in its range."""
+    distribution, drawn = leaf.distribution, value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(distribution, FloatDistribution) and is_number:
+        drawn = float(value) / whole if whole else math.inf
+        # A share such as 0.01 / 0.4 may miss an end of its range by a rounding.
+        for end in (distribution.low, distribution.high):
+            drawn = end if math.isclose(drawn, end, rel_tol=1e-9) else drawn
+    elif isinstance(distribution, IntDistribution) and is_number and value == int(value):
+        drawn = int(value)
+    try:
+        fits = is_number or isinstance(distribution, CategoricalDistribution)
+        inside = fits and distribution._contains(distribution.to_internal_repr(drawn))
+    except (ValueError, TypeError):
+        inside = False
+    if not inside:
+        allowed = _range(distribution, whole)
+        raise SpecError("lies outside the space", path=key, given="null" if value is None else value, allowed=allowed)
+    return drawn
+
+
+def _moves(schedule: Schedule) -> int | None:
+    if isinstance(schedule, Given):
+        return len(schedule.values) - 1
+    moves: int | None = getattr(schedule, "num_steps", None)
+    return moves
+
+
+def _ends_of(sampler: Sampler, moves: int) -> list[Sampler]:
+    """The sampler on a grid that needs no network, its switch at the first and past the last step.
+
+    How many evaluations a sampler makes depends on the number of its moves and on whether the last one goes to 0.
+    """
+    zero = getattr(sampler.schedule, "final", "zero") == "zero"
+    if isinstance(sampler.schedule, Given):
+        zero = sampler.schedule.values[-1] == 0
+    solver, grid = sampler.solver, EDM(moves, final="zero" if zero else "sigma_min")
+    ends: list[Solver] = [solver]
+    if isinstance(solver, Switch) and solver.rule == "step" and solver.switch_at is None:
+        ends = [replace(solver, switch_at=at, tau_k=0.0) for at in (0, moves)]
+    return [Sampler(end, grid, sampler.afs) for end in ends]
+
+
+def _check_share(leaf: Leaf, owner: Mapping[str, Any]) -> None:
+    """A share is of a sibling that is a number, fixed or drawn, and no share itself."""
+    possible = []
+    for key, item in owner.items():
+        fixed = isinstance(item, int | float) and not isinstance(item, bool)
+        if key != leaf.path[-1] and (fixed or (_is_range(item) and "share_of" not in item)):
+            possible.append(str(key))
+    if leaf.share_of not in possible:
+        raise SpecError(
+            "is no sibling with a number",
+            path=".".join((*leaf.path, "share_of")),
+            given=leaf.share_of,
+            allowed=sorted(possible),
+        )
 
 
 def _is_range(value: Any) -> bool:
@@ -141,6 +264,9 @@ def _choice(value: Mapping[str, Any], path: tuple[str, ...]) -> Leaf:
             raise SpecError("unknown key", path=f"{where}.{key}", given=key, allowed=["choices"])
     choices = value["choices"]
     if isinstance(choices, list) and choices and all(isinstance(c, str | int | float | bool) for c in choices):
+        for i, choice in enumerate(choices):
+            if choice in choices[:i]:
+                raise SpecError("is given twice", path=f"{where}.choices", given=choice)
         return Leaf(path, CategoricalDistribution(choices))
     if isinstance(choices, Mapping) and choices:
         labelled = {str(label): item for label, item in choices.items()}
@@ -156,9 +282,11 @@ def _ranged(value: Mapping[str, Any], path: tuple[str, ...]) -> Leaf:
         if key not in SHARE_KEYS:
             raise SpecError("unknown key", path=f"{where}.{key}", given=key, allowed=sorted(SHARE_KEYS))
     for key in ("low", "high"):
-        number = value.get(key)
+        if key not in value:
+            raise SpecError("is required and missing", path=f"{where}.{key}", allowed="a number")
+        number = value[key]
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise SpecError("is no number", path=f"{where}.{key}", given=number, allowed="a number")
+            raise SpecError("is no number", path=f"{where}.{key}", given="null" if number is None else number, allowed="a number")
     low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step")
     if not isinstance(log, bool):
         raise SpecError("has the wrong type", path=f"{where}.log", given=log, allowed="true or false")
@@ -166,13 +294,25 @@ def _ranged(value: Mapping[str, Any], path: tuple[str, ...]) -> Leaf:
         raise SpecError("is above high", path=f"{where}.low", given=low, allowed=f"at most {high}")
     if log and low <= 0:
         raise SpecError("needs to be above 0 on a log scale", path=f"{where}.low", given=low, allowed="above 0")
-    share_of = str(value.get("share_of", ""))
-    try:
-        if isinstance(low, int) and isinstance(high, int) and not share_of:
-            return Leaf(path, IntDistribution(low, high, log=log, step=step or 1))
-        return Leaf(path, FloatDistribution(float(low), float(high), log=log, step=step), share_of=share_of)
-    except ValueError as error:
-        raise SpecError(f"is no range ({error})", path=where, given=dict(value)) from None
+    share_of, whole = str(value.get("share_of", "")), isinstance(low, int) and isinstance(high, int)
+    if "step" in value:
+        _check_step(value, where, whole=whole and not share_of)
+    if whole and not share_of:
+        return Leaf(path, IntDistribution(low, high, log=log, step=step or 1), stepped=step is not None)
+    return Leaf(path, FloatDistribution(float(low), float(high), log=log, step=step), share_of=share_of)
+
+
+def _check_step(value: Mapping[str, Any], where: str, *, whole: bool) -> None:
+    """A step is above 0, divides its range, and goes with no log; Optuna would shorten the range or raise."""
+    step, kind = value["step"], "a whole number above 0" if whole else "a number above 0"
+    right = isinstance(step, int if whole else int | float) and not isinstance(step, bool)
+    if not right or not 0 < step < math.inf:
+        raise SpecError("is no step", path=f"{where}.step", given="null" if step is None else step, allowed=kind)
+    if value.get("log"):
+        raise SpecError("cannot go with log", path=f"{where}.step", given=step, allowed="step or log: true, not both")
+    low, high = Decimal(str(value["low"])), Decimal(str(value["high"]))
+    if (high - low) % Decimal(str(step)):
+        raise SpecError("does not divide the range", path=f"{where}.step", given=step, allowed=f"a divisor of {high - low}")
 
 
 def _value(leaf: Leaf, drawn: Any) -> Any:
@@ -200,8 +340,9 @@ def _ends(distribution: BaseDistribution) -> Sequence[Any]:
     return (distribution.low, distribution.high)
 
 
-def _range(distribution: BaseDistribution) -> str:
+def _range(distribution: BaseDistribution, whole: float = 1.0) -> str:
+    """What a person may write: the choices, or the ends of the range times `whole`, which a share is of."""
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(str(choice) for choice in distribution.choices)
     ends = _ends(distribution)
-    return f"{ends[0]:g} to {ends[1]:g}"
+    return f"{ends[0] * whole:g} to {ends[1] * whole:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -66,28 +67,48 @@ class Study(BaseModel):
     @classmethod
     def _rising(cls, budgets: list[int]) -> list[int]:
         if budgets != sorted(set(budgets)) or budgets[0] < 1:
-            raise ValueError("budgets are whole numbers from 1 up, each above the one before")
+            raise SpecError("do not rise", given=budgets, allowed="whole numbers from 1 up, each above the one before")
         return budgets
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _named(cls, baselines: object) -> object:
+        if baselines == "all":
+            return baselines
+        if not isinstance(baselines, list):
+            given = "null" if baselines is None else baselines
+            raise SpecError("is no list of methods", given=given, allowed=["all", *METHODS.names()])
+        for i, name in enumerate(baselines):
+            if name not in METHODS.names():
+                raise SpecError("unknown method", path=f"[{i}]", given=name, allowed=METHODS.names())
+            if name in baselines[:i]:
+                raise SpecError("is given twice", path=f"[{i}]", given=name)
+        return baselines
 
     @model_validator(mode="after")
     def _parsed(self) -> Study:
-        """Check every name and range that the file uses; raises SpecError, which pydantic lets through."""
-        if self.benchmark not in benchmarks.names() and not Path(self.benchmark).suffix:
+        """Check every name and range that the file uses; `mistake` takes the SpecError out of pydantic's wrapping."""
+        is_card = self.benchmark.endswith((".yaml", ".yml"))
+        if not is_card and self.benchmark not in benchmarks.names():
             raise SpecError("unknown benchmark", path="benchmark", given=self.benchmark, allowed=benchmarks.names())
-        for i, name in enumerate(self.baseline_names):
-            try:
-                METHODS.get(name)
-            except SpecError as error:
-                raise error.under(f"baselines[{i}]") from None
+        if is_card and not Path(self.benchmark).is_file():
+            raise SpecError("no such benchmark card", path="benchmark", given=self.benchmark)
         try:
             self.floor_spec().sampler()
         except SpecError as error:
             raise error.under("floor" if not error.path.startswith("shard_images") else "") from None
         try:
             self._space = Space(self.space)
-            self._space.check(self.benchmark)
+            fewest = self._space.check(self.benchmark)
         except SpecError as error:
             raise error.under("space") from None
+        if fewest is not None and self.budgets[0] < fewest:
+            raise SpecError(
+                "no point of the space makes so few evaluations",
+                path="budgets[0]",
+                given=self.budgets[0],
+                allowed=f"{fewest} or more, or fewer moves in the space",
+            )
         self._points = []
         for i, setting in enumerate(self.published):
             try:
@@ -143,9 +164,9 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
         SpecError: one line that names the file, the key, what was given and what is allowed.
     """
     file = Path(path)
-    if not file.exists() and str(path) in names():
+    if not os.path.exists(path) and str(path) in names():  # unlike Path.exists, for a name of any length
         file = Path(str(resources.files(__package__))) / f"{path}.yaml"
-    if not file.exists():
+    if not os.path.exists(file):
         raise SpecError("no such study file", given=str(path), allowed=[f"{name}.yaml" for name in names()])
     values = read(file) | {key: value for key, value in (overrides or {}).items() if value is not None}
     try:

@@ -51,8 +51,7 @@ def open_ledger(folder, study):
 def run(folder, study, spoil=None):
     pool, heard = Spy(spoil), Heard()
     ledger = open_ledger(folder, study)
-    status = Search(study, ledger, pool, benchmarks.load("gmm"), [heard]).run()
-    pool.close()
+    status = Search(study, ledger, lambda: pool, benchmarks.load("gmm"), [heard]).run()
     return ledger.records(), pool, heard, status
 
 

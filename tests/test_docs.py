@@ -1,0 +1,76 @@
+"""The documents' commands run as they stand, in a folder where the study of the README is a small one."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONSOLE = Path(sys.executable).parent / "sigmasearch"
+# These need a browser, a cluster or the whole installation; CI and `make` run what they stand for.
+ELSEWHERE = ("make ", "git ", "pip ", "sigmasearch ui")
+SMALL = {
+    "trials": 4,
+    "images": 80,
+    "shard_images": 20,
+    "workers": 0,
+    "budgets": [3, 6, 16],
+    "baselines": ["ddim", "unipc_3"],
+    "floor": {"solver": {"name": "heun"}, "schedule": {"name": "edm", "num_steps": 12}},
+}
+
+
+def commands(document):
+    for block in re.findall(r"```sh\n(.*?)```", document.read_text(), flags=re.DOTALL):
+        for line in block.splitlines():
+            command = line.split("  #")[0].strip()
+            if command and not command.startswith("#"):
+                yield command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "search_spaces").mkdir()
+    for path in (ROOT / "search_spaces").glob("*.yaml"):
+        study = yaml.safe_load(path.read_text()) | SMALL
+        # The published points have 12 settings; four trials are enough to have a front.
+        study["published"] = study.get("published", [])[:1]
+        (folder / "search_spaces" / path.name).write_text(yaml.safe_dump(study))
+    return folder
+
+
+def run(command, folder):
+    arguments = shlex.split(command)
+    assert arguments[0] == "sigmasearch", f"no reader could run {command!r}"
+    return subprocess.run([CONSOLE, *arguments[1:]], cwd=folder, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_every_sigmasearch_command_of_the_documents_runs_in_order(folder):
+    ran = []
+    for document in DOCUMENTS:
+        for command in commands(document):
+            if not command.startswith(ELSEWHERE):
+                done = run(command, folder)
+                assert done.returncode == 0, f"{document.name}: {command}\n{done.stdout}\n{done.stderr}"
+                ran.append(command)
+    assert any(command.startswith("sigmasearch search") for command in ran)
+
+
+def test_every_make_target_of_the_documents_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {target for document in DOCUMENTS for target in re.findall(r"`?make ([a-z]+)", document.read_text())}
+    assert {"demo", "test"} <= named
+    assert named <= targets
+
+
+def test_every_file_that_the_documents_link_to_exists():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name} links to {link}"
