@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +15,7 @@ import typer
 from pipeline.registry import SpecError
 
 if TYPE_CHECKING:
+    from pipeline.benchmarks import Benchmark
     from pipeline.trial import TrialSpec
 
 # Heavy imports (torch, ray, mlflow) are made inside the commands, so that --help answers at once.
@@ -33,8 +37,28 @@ def main() -> None:
     try:
         app(prog_name="sigmasearch", standalone_mode=True)
     except SpecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A file's name may hold a line break.
+        print("error: " + " ".join(str(error).splitlines()), file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What cannot be written is a mistake of the option."""
+    try:
+        yield
+    except OSError as error:
+        given = error.filename or path
+        raise SpecError(f"cannot be written ({error.strerror or error})", path="--out", given=str(given)) from None
+
+
+@contextlib.contextmanager
+def _about(card: Path) -> Iterator[None]:
+    """A mistake that names no file is the card's."""
+    try:
+        yield
+    except SpecError as error:
+        raise error.under(file=str(card)) if not error.file else error from None
 
 
 @app.command()
@@ -98,9 +122,10 @@ def report(
     run_study.quiet_libraries()
     uri = store.store_uri(runs)
     frame = read(uri, benchmark or find_experiment(uri, study), study)
-    paths = tables.write(frame, out)
-    paths += [figures.front_png(frame, out / "front.png"), figures.front_svg(frame, out / "front.svg")]
-    paths.append(interactive.front_html(frame, out / "front.html"))
+    with _writing(out):
+        paths = tables.write(frame, out)
+        paths += [figures.front_png(frame, out / "front.png"), figures.front_svg(frame, out / "front.svg")]
+        paths.append(interactive.front_html(frame, out / "front.html"))
     if as_json:
         print(json.dumps({"study": study, "trials": len(frame), "files": [str(path) for path in paths]}, indent=1))
         return
@@ -126,11 +151,11 @@ def plan(
 
     Example: `sigmasearch plan digits-kde --solver switch --schedule sdm --set schedule.num_steps=6 --out card.json`
     """
-    from pipeline import benchmarks, trial
+    from pipeline import trial
     from pipeline.card import plan_card, write_card
 
+    held = _benchmark(benchmark, "benchmark")
     spec = _spec(benchmark, baseline, nfe, solver, schedule, set_ or [], afs)
-    held = benchmarks.load(benchmark)
     prepared = trial.prepare(spec, held)
     card = plan_card(spec, prepared, held)
     write_card(out, card)
@@ -159,7 +184,8 @@ def sample(
     """
     from pipeline import run_study
 
-    print(run_study.sample(card, out, images, first_seed))
+    with _writing(out), _about(card):
+        print(run_study.sample(card, out, images, first_seed))
 
 
 @app.command()
@@ -179,16 +205,21 @@ def evaluate(
     from dataclasses import replace
 
     from pipeline import trial
-    from pipeline.benchmarks import load
     from pipeline.card import read_card
 
     spec, traced, _ = read_card(card)
     count = images or spec.images
-    size = shard_images or next(n for n in range(max(1, count // 20), count + 1) if count % n == 0)
+    # The card's own shards where they fit, so that its own images give its own numbers to the last digit.
+    fits = count == spec.images or (count % spec.shard_images == 0 and count > spec.shard_images)
+    own = spec.shard_images if fits else 0
+    size = shard_images or own or next(n for n in range(max(1, count // 20), count + 1) if count % n == 0)
+    if count % size:
+        raise SpecError("does not divide images", path="--shard-images", given=size, allowed=f"a divisor of {count}")
     spec = replace(
         spec, images=count, shard_images=size, first_seed=spec.first_seed if first_seed is None else first_seed
     )
-    held = load(spec.benchmark)
+    with _about(card):
+        held = _benchmark(spec.benchmark, "spec.benchmark")
     prepared = trial.Prepared(traced, spec.solver, 0, 0, 0.0)
     try:
         shards = [trial.evaluate(traced, held, seeds) for seeds in spec.shards()]
@@ -208,10 +239,12 @@ def evaluate(
         "images_per_second": round(result.images_per_second, 1),
     }
     if as_json:
-        print(json.dumps(told, indent=1))
+        # A single shard leaves no error to estimate, and JSON has no word for that but null.
+        print(json.dumps({key: None if _is_nan(value) else value for key, value in told.items()}, indent=1))
         return
     seeds = f"{spec.first_seed}-{spec.first_seed + count - 1}"
-    print(f"FID {result.fid:.4f} ± {result.fid_se:.4f} at {result.nfe:g} NFE")
+    spread = "(too few shards for an error)" if math.isnan(result.fid_se) else f"± {result.fid_se:.4f}"
+    print(f"FID {result.fid:.4f} {spread} at {result.nfe:g} NFE")
     print(
         f"{count} images, seeds {seeds}, {spec.benchmark} reference {result.reference_hash[:16]}, plan {traced.digest}"
     )
@@ -250,8 +283,9 @@ def train(
     from pipeline.models import data
 
     images, labels = data.labelled("digits")
-    trained = classifier.train(quantise(images), labels, seed=seed)
-    classifier.save(trained, out)
+    with _writing(out):
+        trained = classifier.train(quantise(images), labels, seed=seed)
+        classifier.save(trained, out)
     print(f"{out}: {100 * trained.accuracy:.2f} % of the held-out digits right")
 
 
@@ -295,18 +329,27 @@ def _spec(
     from pipeline.methods import METHODS
     from pipeline.trial import TrialSpec
 
+    if baseline is not None and (solver is not None or schedule is not None):
+        raise SpecError(
+            "goes without --solver and --schedule, which it brings itself", path="--baseline", given=baseline
+        )
+    if nfe is not None and baseline is None:
+        raise SpecError("goes with --baseline; elsewhere the schedule's num_steps decides", path="--nfe", given=nfe)
     if baseline is not None:
-        method = METHODS.get(baseline)
+        try:
+            method = METHODS.get(baseline)
+        except SpecError as error:
+            raise error.under("--baseline") from None
         if nfe is None:
             raise SpecError("needs --nfe with it", path="--baseline", given=baseline)
         pair = method.pair(nfe)
         if pair is None:
-            possible = [str(n) for n in range(1, 41) if method.pair(n) is not None]
+            possible = [n for n in range(1, 1001) if method.pair(n) is not None]
             raise SpecError(
                 f"{method.title} cannot spend exactly that many evaluations",
                 path="--nfe",
                 given=nfe,
-                allowed=", ".join(possible),
+                allowed=_runs(possible),
             )
         parts = {"solver": dict(pair[0]), "schedule": dict(pair[1])}
     elif solver is None or schedule is None:
@@ -329,6 +372,30 @@ def _spec(
     spec = TrialSpec(benchmark, parts["solver"], parts["schedule"], afs)
     spec.sampler()
     return spec
+
+
+def _benchmark(name: str, key: str) -> Benchmark:
+    from pipeline import benchmarks
+
+    try:
+        return benchmarks.load(name)
+    except SpecError as error:
+        raise error if error.file else error.under(key) from None
+
+
+def _runs(numbers: list[int]) -> str:
+    """Whole numbers in words, neighbours taken together: 1-4, 6, 8-60."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _part(text: str, option: str) -> dict[str, Any]:

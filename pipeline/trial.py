@@ -20,7 +20,7 @@ from pipeline.metrics.moments import Moments
 from pipeline.noise import CALIBRATION_SEEDS, noise
 from pipeline.plan import Plan
 from pipeline.provenance import git_revision, versions
-from pipeline.registry import SpecError, require, to_spec
+from pipeline.registry import SpecError, build_dataclass, require, to_spec
 from pipeline.sampler import Sampler
 from pipeline.schedules import SCHEDULES
 from pipeline.solvers import SOLVERS
@@ -43,7 +43,10 @@ class TrialSpec:
 
     def __post_init__(self) -> None:
         require(self.images >= 2, "images", self.images, "2 or more")
-        require(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
+        last = CALIBRATION_SEEDS - self.images
+        require(
+            0 <= self.first_seed <= last, "first_seed", self.first_seed, f"0 to {last}: calibration's seeds begin there"
+        )
         require(1 <= self.shard_images <= self.images, "shard_images", self.shard_images, f"1 to {self.images}")
         if self.images % self.shard_images:
             # Leave-one-shard-out weighs every shard alike, so a ragged last one would bias its error.
@@ -77,11 +80,8 @@ class TrialSpec:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TrialSpec:
-        """Read a spec back; keys of another version are an error."""
-        try:
-            return TrialSpec(**value)
-        except TypeError as error:
-            raise SpecError(f"is not a trial spec ({error})", path="spec") from None
+        """Read a spec back; keys of another version and wrong types are an error."""
+        return build_dataclass(TrialSpec, value)
 
 
 @dataclass(frozen=True)

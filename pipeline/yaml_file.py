@@ -61,6 +61,8 @@ def mistake(error: ValidationError, model: type[BaseModel]) -> SpecError:
     path = _dotted(first["loc"])
     held = first.get("ctx", {}).get("error")
     if isinstance(held, SpecError):  # one that a validator raised; pydantic took it for a plain ValueError
+        if held.path.startswith("["):
+            return SpecError(held.message, given=held.given, allowed=held.allowed, path=path + held.path)
         return held.under(path)
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])

@@ -1,8 +1,8 @@
 """Study files: one YAML a study, validated, and turned into Optuna's distributions.
 
-`space` mirrors a trial's spec. A leaf is a fixed value, a range `{low, high, log, step}`, a choice `{choices: ...}`, or
-a share `{share_of: sibling, low, high, log}`: the value is the share times the sibling's, which keeps eta_min below
-eta_max without a pruned half of the space. Nothing in a study file is code.
+`space` mirrors a trial's spec. A leaf is a fixed value, a range `{low, high, log, step}` (of whole numbers if both ends
+are whole), a choice `{choices: ...}`, or a share `{share_of: sibling, low, high, log}`: the value is the share times
+the sibling's, which keeps eta_min below eta_max without a pruned half of the space. Nothing in a study file is code.
 """
 
 from search_spaces.space import Space

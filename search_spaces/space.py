@@ -99,9 +99,7 @@ class Space:
         least = min(n for n in moves if n is not None)
         ends = [end for sampler, n in zip(samplers, moves, strict=True) if n == least for end in _ends_of(sampler, n)]
         different = {repr(end): end for end in ends}
-        return min(
-            len(trace(end.solver, end.schedule.sigmas().tolist(), afs=end.afs)) for end in different.values()
-        )
+        return min(len(trace(end.solver, end.schedule.sigmas().tolist(), afs=end.afs)) for end in different.values())
 
     def _sampler(self, benchmark: str, params: Mapping[str, Any]) -> Sampler:
         built = self.assemble(params)
@@ -286,7 +284,9 @@ def _ranged(value: Mapping[str, Any], path: tuple[str, ...]) -> Leaf:
             raise SpecError("is required and missing", path=f"{where}.{key}", allowed="a number")
         number = value[key]
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise SpecError("is no number", path=f"{where}.{key}", given="null" if number is None else number, allowed="a number")
+            raise SpecError(
+                "is no number", path=f"{where}.{key}", given="null" if number is None else number, allowed="a number"
+            )
     low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step")
     if not isinstance(log, bool):
         raise SpecError("has the wrong type", path=f"{where}.log", given=log, allowed="true or false")
@@ -312,7 +312,9 @@ def _check_step(value: Mapping[str, Any], where: str, *, whole: bool) -> None:
         raise SpecError("cannot go with log", path=f"{where}.step", given=step, allowed="step or log: true, not both")
     low, high = Decimal(str(value["low"])), Decimal(str(value["high"]))
     if (high - low) % Decimal(str(step)):
-        raise SpecError("does not divide the range", path=f"{where}.step", given=step, allowed=f"a divisor of {high - low}")
+        raise SpecError(
+            "does not divide the range", path=f"{where}.step", given=step, allowed=f"a divisor of {high - low}"
+        )
 
 
 def _value(leaf: Leaf, drawn: Any) -> Any:

@@ -45,7 +45,7 @@ class Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)  # it names a folder
     benchmark: str
     budgets: list[int] = Field(min_length=1)
     trials: int = Field(ge=0)

@@ -71,10 +71,10 @@ def test_running_a_plan_is_the_eager_loop_at_its_nfe(sigmas, spec, afs, seed):
     torch.testing.assert_close(plan.run(planned, noise), expected, rtol=1e-10, atol=1e-10)
     assert torch.equal(noise, kept)
     assert planned.rows == eager.rows == 3 * len(plan)
-    assert [stage.sigma for stage in plan.stages] == pytest.approx([s for s in _sigmas_seen(solver, sigmas, afs)])
+    assert [stage.sigma for stage in plan.stages] == sigmas_seen(solver, sigmas, afs)
 
 
-def _sigmas_seen(solver, sigmas, afs):
+def sigmas_seen(solver, sigmas, afs):
     seen = []
 
     def denoise(x, sigma):
@@ -105,7 +105,6 @@ def test_a_plan_runs_in_the_dtype_of_its_noise(dtype):
 def test_afs_saves_the_evaluation_at_the_top():
     plain, free = trace(Euler(), EDM_8), trace(Euler(), EDM_8, afs=True)
     assert len(free) == len(plain) - 1
-    assert free.stages == tuple(dataclasses.replace(s) for s in free.stages)
     assert [stage.sigma for stage in free.stages] == EDM_8[1:-1]
     assert free.digest != plain.digest
     assert free.sigmas == plain.sigmas
@@ -142,13 +141,13 @@ class Watching:
 
 @pytest.mark.parametrize(
     ("spec", "held"),
-    # Former answers that the formula still reads: none; none; two; three; its start, and two.
+    # What is read again later: nothing; the step's first point; two answers; three points; two answers.
     [
         ({"name": "euler"}, 0),
         ({"name": "heun"}, 2),
         ({"name": "dpm_solver_pp", "order": 3}, 2),
-        ({"name": "ipndm", "order": 4}, 3),
-        ({"name": "unipc", "order": 2}, 3),
+        ({"name": "ipndm", "order": 4}, 6),
+        ({"name": "unipc", "order": 2}, 2),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
@@ -157,7 +156,7 @@ def test_registers_are_freed_once_nothing_reads_them(spec, held):
     plan = trace(SOLVERS.build(spec), EDM(40).sigmas().tolist())
     plan.run(watching, unit_normal(2))
     assert len(watching.seen) == 2 * len(plan) >= 80
-    assert watching.most <= held
+    assert watching.most == held
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["name"])
@@ -212,7 +211,7 @@ CARRIED = next(k for k, row in enumerate(content()["stages"]) if "carry" in row)
 )
 def test_what_is_not_a_finite_number_is_refused(path, value):
     Plan.from_json(content())
-    with pytest.raises(SpecError, match="finite number|too large"):
+    with pytest.raises(SpecError, match=r"finite number|too large"):
         Plan.from_json(spoilt(*path, value=value))
 
 

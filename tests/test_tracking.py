@@ -281,7 +281,7 @@ def test_a_card_survives_its_file(tmp_path):
         (lambda text: text.replace('"solver": {', '"solvent": {'), "missing"),
         (lambda text: text.replace('"n": ', '"q": '), "read before it is written"),
         (lambda text: text.replace('"shard_images": 400', '"shard_images": 300', 1), "spec.shard_images"),
-        (lambda text: text.replace('"first_seed": 0', '"first": 0', 1), "not a trial spec"),
+        (lambda text: text.replace('"first_seed": 0', '"first": 0', 1), "spec.first: unknown key"),
         (lambda text: "[" * 100_000, "is not JSON"),
     ],
 )

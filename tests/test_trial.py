@@ -1,0 +1,316 @@
+"""A trial as three functions of its spec, on the Gaussian mixture with 200 images."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.benchmarks import load
+from pipeline.noise import CALIBRATION_SEEDS, noise
+from pipeline.plan import Plan
+from pipeline.registry import SpecError
+from pipeline.trial import NotFiniteError, TrialResult, TrialSpec, describe, evaluate, finish, prepare
+
+EDM_5 = {"name": "edm", "num_steps": 5}
+HEUN = {"name": "heun"}
+
+
+def spec(**fields):
+    held = {"benchmark": "gmm", "solver": HEUN, "schedule": EDM_5, "images": 200, "shard_images": 50}
+    return TrialSpec(**{**held, **fields})
+
+
+@pytest.fixture(scope="module")
+def gmm():
+    return load("gmm")
+
+
+@pytest.fixture(scope="module")
+def parts(gmm):
+    """A spec, made ready, and its shards."""
+    asked = spec(first_seed=1000)
+    ready = prepare(asked, gmm)
+    return asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()]
+
+
+def through_json(value):
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+# The spec --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"images": 1}, "images"),
+        ({"images": -8}, "images"),
+        ({"first_seed": -1}, "first_seed"),
+        ({"first_seed": CALIBRATION_SEEDS - 199}, "first_seed"),
+        ({"shard_images": 0}, "shard_images"),
+        ({"shard_images": 201}, "shard_images"),
+        ({"shard_images": 60}, "shard_images"),
+    ],
+)
+def test_a_spec_that_cannot_be_measured_names_its_key(fields, path):
+    with pytest.raises(SpecError) as caught:
+        spec(**fields)
+    assert caught.value.path == path
+
+
+def test_a_ragged_last_shard_is_refused_with_a_way_out():
+    with pytest.raises(SpecError, match=r"shard_images: does not divide images, given 60; allowed: a divisor of 200"):
+        spec(shard_images=60)
+
+
+@pytest.mark.parametrize(("images", "shard_images", "count"), [(200, 50, 4), (200, 200, 1), (200, 1, 200), (2, 1, 2)])
+def test_shards_are_the_seeds_in_order_each_once(images, shard_images, count):
+    shards = spec(images=images, shard_images=shard_images, first_seed=7).shards()
+    assert len(shards) == count
+    assert [seed for shard in shards for seed in shard] == list(range(7, 7 + images))
+    assert {len(shard) for shard in shards} == {shard_images}
+
+
+def test_a_longer_run_begins_with_the_shards_of_a_shorter_one():
+    assert spec(images=400).shards()[:4] == spec().shards()
+
+
+def test_a_spec_survives_json():
+    asked = spec(afs=True, first_seed=3, schedule={"name": "given", "values": [80.0, 0.1 + 0.2, 0.0]})
+    assert TrialSpec.from_json(through_json(asked.to_json())) == asked
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"benchmark": "gmm", "solver": HEUN}, "schedule"),
+        ({"benchmark": "gmm", "solver": HEUN, "schedule": EDM_5, "sampler": "euler"}, "sampler"),
+        ({"benchmark": "gmm", "solver": HEUN, "schedule": EDM_5, "images": "200"}, "images"),
+        ({"benchmark": "gmm", "solver": HEUN, "schedule": EDM_5, "images": 200.0}, "images"),
+        ({"benchmark": "gmm", "solver": "heun", "schedule": EDM_5}, "solver"),
+    ],
+)
+def test_what_is_not_a_spec_is_refused(value, path):
+    with pytest.raises(SpecError) as caught:
+        TrialSpec.from_json(value)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"solver": {"name": "hoin"}}, "solver.name"),
+        ({"solver": {"name": "heun", "alpha": 3.0}}, "solver.alpha"),
+        ({"solver": {"name": "switch", "low": {"name": "x"}}}, "solver.low.name"),
+        ({"schedule": {"name": "edm"}}, "schedule.num_steps"),
+        ({"schedule": "edm"}, "schedule"),
+    ],
+)
+def test_a_mistake_in_the_pair_names_the_way_to_it(fields, path):
+    with pytest.raises(SpecError) as caught:
+        spec(**fields).sampler()
+    assert caught.value.path == path
+
+
+# Prepare ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_form_costs_no_set_up(gmm):
+    ready = prepare(spec(), gmm)
+    assert (ready.setup_rows, ready.setup_images, ready.setup_nfe) == (0, 0, 0.0)
+    assert len(ready.plan) == 9
+    assert ready.solver == {"name": "heun", "alpha": 1.0}
+
+
+def test_set_up_rows_are_counted_at_the_network(gmm):
+    switch = {"name": "switch", "tau_k": 0.01, "calibration_images": 16}
+    ready = prepare(spec(solver=switch), gmm)
+    assert (ready.setup_rows, ready.setup_images, ready.setup_nfe) == (5 * 16, 16, 5.0)
+    assert ready.solver["switch_at"] in range(6)
+
+    sdm = {"name": "sdm", "num_steps": 5, "eta_min": 0.001, "eta_max": 0.01, "calibration_images": 32}
+    learned = prepare(spec(schedule=sdm), gmm)
+    assert learned.setup_images == 32
+    assert learned.setup_rows % 32 == 0
+    assert learned.setup_nfe > 5
+
+    both = prepare(spec(solver=switch, schedule=sdm), gmm)
+    assert both.setup_images == 32
+    assert both.setup_rows == learned.setup_rows + 5 * 16
+
+
+def test_calibration_uses_its_own_seeds_in_double_and_gives_the_same_plan_again(gmm):
+    asked = spec(solver={"name": "switch", "tau_k": 0.01, "calibration_images": 4})
+    seen = []
+
+    class Spy:
+        shape = gmm.shape
+
+        def denoiser(self):
+            network = gmm.denoiser()
+
+            def denoise(x, sigma):
+                seen.append((x, sigma))
+                return network(x, sigma)
+
+            return denoise
+
+    first = prepare(asked, Spy())
+    x, sigma = seen[0]
+    seeds = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + 4)
+    assert torch.equal(x, sigma * noise(seeds, gmm.shape, torch.float64))
+    again = prepare(asked, gmm)
+    assert again.plan == first.plan
+    assert again.solver == first.solver
+
+
+def test_afs_reaches_the_plan(gmm):
+    assert len(prepare(spec(afs=True), gmm).plan) == len(prepare(spec(), gmm).plan) - 1
+
+
+# Evaluate --------------------------------------------------------------------------------------------------------
+
+
+def test_a_shard_counts_what_reached_the_network(parts):
+    asked, ready, shards = parts
+    assert [shard.rows for shard in shards] == [50 * len(ready.plan)] * 4
+    assert [shard.moments.n for shard in shards] == [50] * 4
+    assert [shard.seeds for shard in shards] == asked.shards()
+
+
+def test_an_image_is_the_same_in_any_shard(gmm, parts):
+    from pipeline.metrics.moments import Moments
+
+    _, ready, shards = parts
+    whole = evaluate(ready.plan, gmm, range(1000, 1200)).moments
+    merged = Moments.merge([shard.moments for shard in shards])
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(merged.scatter, whole.scatter, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1e308, 1e39, -1e308])
+def test_a_plan_that_blows_up_is_its_own_fault(gmm, parts, factor):
+    _, ready, _ = parts
+    last = f"d{len(ready.plan) - 1}"
+    wild = dataclasses.replace(ready.plan, output={**ready.plan.output, last: factor})
+    with pytest.raises(NotFiniteError, match=r"10 of 10 samples are not finite \(seeds 20-29\)"):
+        evaluate(wild, gmm, range(20, 30))
+
+
+def test_one_bad_sample_is_enough(gmm):
+    class Broken:
+        shape = gmm.shape
+
+        def denoiser(self):
+            def denoise(x, sigma):
+                answer = gmm.denoiser()(x, sigma).clone()
+                answer[3, 0, 0, 0] = math.nan
+                return answer
+
+            return denoise
+
+    plan = prepare(spec(), gmm).plan
+    with pytest.raises(NotFiniteError, match="1 of 10 samples"):
+        evaluate(plan, Broken(), range(10))
+
+
+# Finish ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_in_which_shards_end_does_not_matter(gmm, parts):
+    asked, ready, shards = parts
+    expected = json.dumps(finish(asked, ready, shards, gmm).to_json())
+    for order in itertools.permutations(shards):
+        assert json.dumps(finish(asked, ready, order, gmm).to_json()) == expected
+
+
+@pytest.mark.parametrize("wrong", ["missing", "twice", "foreign", "none"])
+def test_shards_that_are_not_those_of_the_spec_are_refused(gmm, parts, wrong):
+    asked, ready, shards = parts
+    given = {
+        "missing": shards[:-1],
+        "twice": [*shards, shards[0]],
+        "foreign": [*shards[:-1], dataclasses.replace(shards[-1], seeds=range(50))],
+        "none": [],
+    }[wrong]
+    with pytest.raises(ValueError, match="not those of the spec"):
+        finish(asked, ready, given, gmm)
+
+
+def test_the_result_says_what_was_measured(gmm, parts):
+    asked, ready, shards = parts
+    result = finish(asked, ready, shards, gmm)
+    assert result.nfe == len(result.plan) == 9
+    assert result.rows == 9 * 200
+    assert result.setup_nfe == 0
+    assert result.seconds == sum(shard.seconds for shard in shards)
+    assert result.images_per_second == pytest.approx(200 / result.seconds)
+    assert (result.reference_hash, result.model_hash) == (gmm.reference_hash, gmm.model_hash)
+    assert 0 < result.fid_corrected < result.fid
+    assert 0 < result.fid_se < result.fid
+
+
+def test_more_evaluations_score_better_on_the_same_seeds(gmm):
+    results = []
+    for steps in (5, 40):
+        asked = spec(solver={"name": "euler"}, schedule={"name": "edm", "num_steps": steps})
+        ready = prepare(asked, gmm)
+        results.append(finish(asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()], gmm))
+    few, many = results
+    assert (few.nfe, many.nfe) == (5, 40)
+    assert many.fid + many.fid_se < few.fid
+
+
+def test_a_single_shard_has_a_score_and_no_error(gmm):
+    asked = spec(shard_images=200)
+    ready = prepare(asked, gmm)
+    result = finish(asked, ready, [evaluate(ready.plan, gmm, range(200))], gmm)
+    assert math.isfinite(result.fid)
+    assert math.isnan(result.fid_se)
+    assert math.isnan(result.fid_corrected)
+
+
+def test_a_result_survives_json_to_the_last_bit(gmm, parts):
+    asked, ready, shards = parts
+    result = finish(asked, ready, shards, gmm)
+    again = TrialResult.from_json(through_json(result.to_json()))
+    assert again == result
+    assert again.plan == result.plan
+    assert isinstance(again.plan, Plan)
+    assert json.dumps(again.to_json()) == json.dumps(result.to_json())
+
+
+# In words --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solver", "schedule", "words"),
+    [
+        ({"name": "heun"}, EDM_5, "heun · edm 5"),
+        ({"name": "unipc", "order": 3}, EDM_5, "unipc-3 · edm 5"),
+        ({"name": "switch"}, EDM_5, "euler>heun · edm 5"),
+        ({"name": "switch", "switch_at": 3}, EDM_5, "euler>heun@3 · edm 5"),
+        ({"name": "switch", "switch_at": 0}, EDM_5, "euler>heun@0 · edm 5"),
+        ({"name": "switch", "rule": "cosine", "switch_at": 3}, EDM_5, "euler>heun cosine · edm 5"),
+        ({"name": "switch", "low": {"name": "ipndm", "order": 2}, "high": HEUN}, EDM_5, "ipndm-2>heun · edm 5"),
+        ({"name": "switch", "low": HEUN, "high": HEUN}, EDM_5, "heun · edm 5"),
+        (HEUN, {"name": "given", "values": [1.0, 0.0]}, "heun · given"),
+        (HEUN, {"name": "sdm", "num_steps": None}, "heun · sdm"),
+    ],
+)
+def test_a_method_in_a_few_words(solver, schedule, words):
+    assert describe(spec(solver=solver, schedule=schedule)) == words
+
+
+def test_a_result_is_described_by_what_was_decided(gmm):
+    asked = spec(solver={"name": "switch", "switch_at": None, "tau_k": 0.0, "calibration_images": 4})
+    ready = prepare(asked, gmm)
+    result = finish(asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()], gmm)
+    assert describe(asked) == "euler>heun · edm 5"
+    assert describe(result) == "euler>heun@0 · edm 5"
