@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from pipeline.search import Status
 from pipeline.trial import TrialRecord
+from reports.numbers import with_error
 
 SEARCHED = ("searched", "published")
 
@@ -57,8 +59,8 @@ class Standings:
 
 
 def short(value: float) -> str:
-    """A FID in four digits."""
-    return f"{value:.4f}" if value < 10 else f"{value:.4g}"
+    """A FID in three digits: eleven budgets fit 80 columns."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def clock(seconds: float | None) -> str:
@@ -73,11 +75,12 @@ def clock(seconds: float | None) -> str:
 def outcome(record: TrialRecord) -> str:
     """One finished trial in a line."""
     if record.result is None:
-        return f"{record.key:<26} {record.state}: {record.reason}"
+        return f"{record.key:<28} {record.state}: {record.reason}"
     result = record.result
     again = f"  (plan of {record.same_as})" if record.same_as else ""
     method = record.method if record.role in SEARCHED else f"{record.method} · {result.spec.schedule.get('name', '')}"
-    return f"{record.key:<26} FID {short(result.fid)} ± {result.fid_se:.4f}  NFE {result.nfe:g}  {method}{again}"
+    fid = " ± ".join(with_error(result.fid, result.fid_se))
+    return f"{record.key:<28} FID {fid:<14} NFE {result.nfe:<4g} {method}{again}"
 
 
 class PlainProgress:
@@ -100,9 +103,9 @@ class PlainProgress:
             left = clock(status.seconds_left)
             counts = f"{status.running} running, {status.failed} failed"
             self._line(f"-- {status.done} of {status.total} done, {counts}, {left} left")
-            self._line("   budget " + " ".join(f"{budget:>8}" for budget in self.standings.budgets))
+            self._line("   budget        " + " ".join(f"{budget:>5}" for budget in self.standings.budgets))
             for name, *cells in self.standings.rows():
-                self._line(f"   {name:<6.6} " + " ".join(f"{cell:>8}" for cell in cells))
+                self._line(f"   {name:<13} " + " ".join(f"{cell:>5}" for cell in cells))
 
     def waiting(self, status: Status) -> None:
         """A log needs no sign of life each second."""
@@ -149,14 +152,16 @@ class LiveProgress:
             f"   {clock(status.seconds)} so far   ",
             (f"about {clock(status.seconds_left)} left", "bold"),
         )
-        table = Table(title="Best FID within each NFE budget (lower is better)", title_justify="left", padding=(0, 1))
+        title = "Best FID within each NFE budget (lower is better)"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("budget", style="bold", no_wrap=True)
         for budget in self.standings.budgets:
             table.add_column(str(budget), justify="right", no_wrap=True)
         styles = ("green", "", "dim")
         for style, row in zip(styles, self.standings.rows(), strict=True):
             table.add_row(*row, style=style)
-        bar = ProgressBar(total=status.total, completed=status.done, width=min(self.console.width, 80))
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=status.total, completed=status.done, width=min(self.console.width, 80)))
         recent = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._recent]
         return Group(head, bar, table, *recent)
 

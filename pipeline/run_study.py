@@ -89,7 +89,7 @@ def search(
     if store.is_server(uri):
         store.open_client(uri, create=False)
     benchmark = benchmarks.load(study.benchmark)
-    # Hashes of what the reference is made from, not of its bytes: another processor may round their last bits otherwise.
+    # Hashes of what the reference is made from, not of its bytes: another processor may round those otherwise.
     measured_by = {"model": benchmark.model_hash, "features": benchmark.extractor.hash}
     identity = study.identity() | {"benchmark_version": benchmark.version} | measured_by
     lock = claim(folder, identity, study.fingerprint)

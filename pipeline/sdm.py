@@ -186,8 +186,12 @@ class Walk:
         share: float = (sigma / self.sigma_max) ** self.eta_p
         return self.eta_min + (self.eta_max - self.eta_min) * share
 
-    def path(self, denoise: Denoiser, noise: Tensor) -> list[PathStep]:
-        """Walk from sigma_max to sigma_min on the calibration batch. `noise`: (B, C, H, W) unit normal."""
+    def path(self, denoise: Denoiser, noise: Tensor, *, measure_end: bool = False) -> list[PathStep]:
+        """Walk from sigma_max to sigma_min on the calibration batch. `noise`: (B, C, H, W) unit normal.
+
+        The walk itself has no use for D at sigma_min; `measure_end` evaluates it, so that the last step's secant is
+        its own and not its trial's.
+        """
         grid = EDM(self.base_steps, self.sigma_min, self.sigma_max, "zero", self.rho).sigmas().tolist()[:-1]
         x = grid[0] * noise
         here = Point(grid[0], x, denoise(x, grid[0]))
@@ -197,10 +201,9 @@ class Walk:
             target = self._target(here.sigma, trial, grid)
             width = here.sigma - target
             there = tried if tried.sigma == target else None
-            if there is None and (target > self.sigma_min or self.mover == "heun"):
+            if there is None and (target > self.sigma_min or self.mover == "heun" or measure_end):
                 moved = euler_move(here, target)
                 there = Point(target, moved, denoise(moved, target))
-            # At sigma_min the walk is over: an evaluation there would only measure, so the trial's secant stands in.
             secant = trial[0] if there is None else _mean_bend(here, there) / width
             steps.append(PathStep(here.sigma, width, secant, 0.5 * width**2 * secant, self.allowed(here.sigma)))
             if there is None or target <= self.sigma_min:
@@ -385,11 +388,14 @@ class SDM:
         """(N + 1,) float64; `noise` is the calibration batch, (B, C, H, W) unit normal, and both are needed."""
         if denoise is None or noise is None:
             raise ValueError("the sdm schedule is learned: it needs a denoiser and calibration noise")
-        walked = [step.sigma for step in self.walk.path(denoise, noise)] + [self.sigma_min]
+        # An Euler walk has measured its own steps; the published code walks it again (n_step_resampling.py:91).
+        measured = self.mover == "euler" and self.num_steps is not None
+        steps = self.walk.path(denoise, noise, measure_end=measured)
+        walked = [step.sigma for step in steps] + [self.sigma_min]
         if self.num_steps is None:
             placed = walked
         else:
-            etas, _ = measured_eta(denoise, noise, walked)
+            etas = [step.eta for step in steps] if measured else measured_eta(denoise, noise, walked)[0]
             nodes = self.num_steps + (self.final == "sigma_min")
             placed = resample(walked, etas, nodes, power=self.power, q=self.q, rho=self.rho)
         if self.final == "zero":

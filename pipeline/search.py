@@ -7,6 +7,7 @@ worker waits: the oldest trial's shards go first. Equal plans are evaluated once
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -90,8 +91,9 @@ class Search:
         self._scored: dict[str, tuple[str, TrialResult]] = {}
         self._followers: dict[str, list[_Job]] = {}
         self._leaders: dict[str, str] = {}
-        self._count = 0
-        self._asked = 0
+        self._measured: deque[_Job] = deque()
+        self._count = self._left = self._asked = 0
+        self._searched = self._searched_nfe = 0
 
     def run(self) -> Status:
         """Do what is left of the study: unmeasured baselines, and searched trials up to the study's number."""
@@ -100,24 +102,24 @@ class Search:
         for record in records:
             if record.result is not None and not record.same_as:
                 self._scored[record.result.plan.digest] = (record.key, record.result)
-        measured = list(self._measured_jobs({record.key for record in records}))
-        left = max(0, self.study.trials - self.ledger.spent)
-        self.status = Status(total=len(measured) + left)
-        if left:
+        self._measured = deque(self._measured_jobs({record.key for record in records}))
+        self._left = max(0, self.study.trials - self.ledger.spent)
+        self.status = Status(total=len(self._measured) + self._left)
+        if self._left:
             self.ledger.enqueue(self.study.published_points)
         if self.status.total:
             self.pool = self._open_pool()
             try:
-                self._work(iter(measured), left)
+                self._work()
             finally:
                 self.pool.close()
         return self.status
 
-    def _work(self, measured: Iterator[_Job], left: int) -> None:
+    def _work(self) -> None:
         """Keep one trial more under way than there are workers, so that one is prepared while others' shards run."""
         self.status.started = time.monotonic()
         while True:
-            while len(self._jobs) <= self.pool.size and (job := next(measured, None) or self._ask(left)) is not None:
+            while len(self._jobs) <= self.pool.size and (job := self._next()) is not None:
                 self._start(job)
             if not self._jobs:
                 return
@@ -154,8 +156,12 @@ class Search:
         self._count += 1
         return _Job(key, role, spec, self._count, method, budget)
 
-    def _ask(self, left: int) -> _Job | None:
-        if self._asked >= left:
+    def _next(self) -> _Job | None:
+        """The next trial to start: what is measured first, then what is searched; None if all have been started."""
+        return self._measured.popleft() if self._measured else self._ask()
+
+    def _ask(self) -> _Job | None:
+        if self._asked >= self._left:
             return None
         self._asked += 1
         trial = self.ledger.ask()
@@ -165,7 +171,7 @@ class Search:
             job = self._job(key, role, self.study.spec(self.study.parsed_space.assemble(trial.params)))
         except SpecError as error:
             self._tell(self.ledger.tell_off(trial, str(error)))
-            return self._ask(left)
+            return self._ask()
         job.trial = trial
         return job
 
@@ -188,6 +194,8 @@ class Search:
         """The plan is known, and with it the NFE: refuse, share, or evaluate."""
         job.prepared = prepared
         plan = prepared.plan
+        if job.trial is not None:
+            self._searched, self._searched_nfe = self._searched + 1, self._searched_nfe + len(plan)
         most = self.study.budgets[-1]
         if job.trial is not None and len(plan) > most:
             self._close(
@@ -257,12 +265,13 @@ class Search:
             listener.finished(record, self.status)
 
     def _rows_left(self) -> float:
-        """Network rows to come, taking an unseen trial for the mean of the budgets."""
-        images = self.study.images
-        mean = sum(self.study.budgets) / len(self.study.budgets)
-        unseen = self.status.total - self.status.done - len(self._jobs)
+        """Network rows to come. An unseen searched trial counts as the mean of those seen, or as the middle budget."""
+        images, budgets = self.study.images, self.study.budgets
+        typical = self._searched_nfe / self._searched if self._searched else budgets[len(budgets) // 2]
         running = sum(
-            (len(job.prepared.plan) if job.prepared else mean) * (images - len(job.shards) * self.study.shard_images)
+            (len(job.prepared.plan) if job.prepared else job.budget or typical)
+            * (images - len(job.shards) * self.study.shard_images)
             for job in self._jobs.values()
         )
-        return running + unseen * mean * images
+        measured = sum(job.budget or budgets[-1] for job in self._measured)
+        return running + images * (measured + typical * (self._left - self._asked))

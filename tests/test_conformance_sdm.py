@@ -115,3 +115,13 @@ def test_eager_and_traced_switch_agree(meter):
     solver = Switch(tau_k=0.02).calibrate(meter, noise, sigmas)
     eager = integrate(meter, sigmas[0] * noise, sigmas, solver)
     assert torch.allclose(trace(solver, sigmas).run(meter, noise), eager, atol=1e-12, rtol=0)
+
+
+def test_an_euler_walk_measures_the_eta_that_a_second_walk_would(meter):
+    noise = latents("calibration_latents")
+    steps = Walk(eta_min=0.0005, eta_max=0.002).path(meter, noise, measure_end=True)
+    spent = meter.calls
+    again, secants = measured_eta(meter, noise, [step.sigma for step in steps] + [0.002])
+    assert [step.eta for step in steps] == pytest.approx(again, rel=1e-9)
+    assert [step.secant for step in steps] == pytest.approx(secants, rel=1e-9)
+    assert meter.calls - spent == len(steps) + 1
