@@ -136,6 +136,9 @@ def read_card(path: Path) -> tuple[TrialSpec, Plan, dict[str, Any]]:
         plan = Plan.from_json(value["plan"])
     except SpecError as error:
         raise error.under(file=str(path)) from None
+    if value.get("plan_digest", plan.digest) != plan.digest:
+        message = "is not the plan's: the card was changed by hand, or cut and pasted"
+        raise SpecError(message, path="plan_digest", given=value["plan_digest"], allowed=plan.digest, file=str(path))
     for key in ("solver", "schedule"):
         if not isinstance(getattr(spec, key), Mapping):
             given = getattr(spec, key)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from pipeline.registry import SpecError
-
-if TYPE_CHECKING:
-    from pipeline.benchmarks import Benchmark
-    from pipeline.trial import TrialSpec
 
 # Heavy imports (torch, ray, mlflow) are made inside the commands, so that --help answers at once.
 app = typer.Typer(
@@ -50,15 +45,6 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         given = error.filename or path
         raise SpecError(f"cannot be written ({error.strerror or error})", path="--out", given=str(given)) from None
-
-
-@contextlib.contextmanager
-def _about(card: Path) -> Iterator[None]:
-    """A mistake that names no file is the card's."""
-    try:
-        yield
-    except SpecError as error:
-        raise error.under(file=str(card)) if not error.file else error from None
 
 
 @app.command()
@@ -151,11 +137,11 @@ def plan(
 
     Example: `sigmasearch plan digits-kde --solver switch --schedule sdm --set schedule.num_steps=6 --out card.json`
     """
-    from pipeline import trial
+    from pipeline import plan_options, rerun, trial
     from pipeline.card import plan_card, write_card
 
-    held = _benchmark(benchmark, "benchmark")
-    spec = _spec(benchmark, baseline, nfe, solver, schedule, set_ or [], afs)
+    held = rerun.load_benchmark(benchmark, "benchmark")
+    spec = plan_options.spec(benchmark, baseline, nfe, solver, schedule, set_ or [], afs)
     prepared = trial.prepare(spec, held)
     card = plan_card(spec, prepared, held)
     write_card(out, card)
@@ -182,16 +168,16 @@ def sample(
 
     Example: `sigmasearch sample runs/digits/front/nfe-06.json --out samples.png`
     """
-    from pipeline import run_study
+    from pipeline import rerun
 
-    with _writing(out), _about(card):
-        print(run_study.sample(card, out, images, first_seed))
+    with _writing(out):
+        print(rerun.sample(card, out, images, first_seed))
 
 
 @app.command()
 def evaluate(
     card: Annotated[Path, typer.Argument(help="A card.")],
-    images: Annotated[int | None, typer.Option(min=2, help="Images; the card's number by default.")] = None,
+    images: Annotated[int | None, typer.Option(min=4, help="Images; the card's number by default.")] = None,
     first_seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the first image; the card's by default.")
     ] = None,
@@ -202,51 +188,17 @@ def evaluate(
 
     Example: `sigmasearch evaluate runs/digits/front/nfe-06.json --first-seed 100000`
     """
-    from dataclasses import replace
+    from pipeline import rerun
 
-    from pipeline import trial
-    from pipeline.card import read_card
-
-    spec, traced, _ = read_card(card)
-    count = images or spec.images
-    # The card's own shards where they fit, so that its own images give its own numbers to the last digit.
-    fits = count == spec.images or (count % spec.shard_images == 0 and count > spec.shard_images)
-    own = spec.shard_images if fits else 0
-    size = shard_images or own or next(n for n in range(max(1, count // 20), count + 1) if count % n == 0)
-    if count % size:
-        raise SpecError("does not divide images", path="--shard-images", given=size, allowed=f"a divisor of {count}")
-    spec = replace(
-        spec, images=count, shard_images=size, first_seed=spec.first_seed if first_seed is None else first_seed
-    )
-    with _about(card):
-        held = _benchmark(spec.benchmark, "spec.benchmark")
-    prepared = trial.Prepared(traced, spec.solver, 0, 0, 0.0)
-    try:
-        shards = [trial.evaluate(traced, held, seeds) for seeds in spec.shards()]
-    except trial.NotFiniteError as error:
-        raise SpecError(str(error), file=str(card)) from None
-    result = trial.finish(spec, prepared, shards, held)
-    told: dict[str, Any] = {
-        "fid": result.fid,
-        "fid_se": result.fid_se,
-        "fid_corrected": result.fid_corrected,
-        "nfe": result.nfe,
-    }
-    told |= {"images": count, "first_seed": spec.first_seed, "shard_images": size, "reference": result.reference_hash}
-    told |= {
-        "benchmark": spec.benchmark,
-        "plan": traced.digest,
-        "images_per_second": round(result.images_per_second, 1),
-    }
+    told = rerun.score(card, images, first_seed, shard_images)
     if as_json:
-        # A single shard leaves no error to estimate, and JSON has no word for that but null.
-        print(json.dumps({key: None if _is_nan(value) else value for key, value in told.items()}, indent=1))
+        print(json.dumps(told, indent=1))
         return
-    seeds = f"{spec.first_seed}-{spec.first_seed + count - 1}"
-    spread = "(too few shards for an error)" if math.isnan(result.fid_se) else f"± {result.fid_se:.4f}"
-    print(f"FID {result.fid:.4f} {spread} at {result.nfe:g} NFE")
+    seeds = f"{told['first_seed']}-{told['first_seed'] + told['images'] - 1}"
+    print(f"FID {told['fid']:.4f} ± {told['fid_se']:.4f} at {told['nfe']:g} NFE")
     print(
-        f"{count} images, seeds {seeds}, {spec.benchmark} reference {result.reference_hash[:16]}, plan {traced.digest}"
+        f"{told['images']} images, seeds {seeds}, {told['benchmark']} reference {told['reference'][:16]}, "
+        f"plan {told['plan']}"
     )
 
 
@@ -314,105 +266,6 @@ def ui(
                 flush=True,
             )
     raise SystemExit(subprocess.call(command, env=environment))
-
-
-def _spec(
-    benchmark: str,
-    baseline: str | None,
-    nfe: int | None,
-    solver: str | None,
-    schedule: str | None,
-    settings: list[str],
-    afs: bool,
-) -> TrialSpec:
-    """The spec that `plan`'s options describe."""
-    from pipeline.methods import METHODS
-    from pipeline.trial import TrialSpec
-
-    if baseline is not None and (solver is not None or schedule is not None):
-        raise SpecError(
-            "goes without --solver and --schedule, which it brings itself", path="--baseline", given=baseline
-        )
-    if nfe is not None and baseline is None:
-        raise SpecError("goes with --baseline; elsewhere the schedule's num_steps decides", path="--nfe", given=nfe)
-    if baseline is not None:
-        try:
-            method = METHODS.get(baseline)
-        except SpecError as error:
-            raise error.under("--baseline") from None
-        if nfe is None:
-            raise SpecError("needs --nfe with it", path="--baseline", given=baseline)
-        pair = method.pair(nfe)
-        if pair is None:
-            possible = [n for n in range(1, 1001) if method.pair(n) is not None]
-            raise SpecError(
-                f"{method.title} cannot spend exactly that many evaluations",
-                path="--nfe",
-                given=nfe,
-                allowed=_runs(possible),
-            )
-        parts = {"solver": dict(pair[0]), "schedule": dict(pair[1])}
-    elif solver is None or schedule is None:
-        raise SpecError("give --baseline with --nfe, or --solver with --schedule")
-    else:
-        parts = {"solver": _part(solver, "--solver"), "schedule": _part(schedule, "--schedule")}
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        keys = path.split(".")
-        if not equals or len(keys) < 2 or keys[0] not in parts:
-            raise SpecError(
-                "is no setting", path="--set", given=setting, allowed="solver.FIELD=VALUE or schedule.FIELD=VALUE"
-            )
-        inner: dict[str, Any] = parts[keys[0]]
-        for key in keys[1:-1]:
-            inner = inner.setdefault(key, {})
-            if not isinstance(inner, dict):
-                raise SpecError("is no setting", path="--set", given=setting, allowed="a field of a mapping")
-        inner[keys[-1]] = _value(text)
-    spec = TrialSpec(benchmark, parts["solver"], parts["schedule"], afs)
-    spec.sampler()
-    return spec
-
-
-def _benchmark(name: str, key: str) -> Benchmark:
-    from pipeline import benchmarks
-
-    try:
-        return benchmarks.load(name)
-    except SpecError as error:
-        raise error if error.file else error.under(key) from None
-
-
-def _runs(numbers: list[int]) -> str:
-    """Whole numbers in words, neighbours taken together: 1-4, 6, 8-60."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _part(text: str, option: str) -> dict[str, Any]:
-    if not text.lstrip().startswith("{"):
-        return {"name": text}
-    try:
-        value: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"is not JSON ({error})", path=option, given=text) from None
-    return value
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 if __name__ == "__main__":

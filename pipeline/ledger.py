@@ -38,7 +38,7 @@ def optuna_sampler(name: str, seed: int, startup: int) -> optuna.samplers.BaseSa
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=False)
 
 
-def claim(run_dir: Path, identity: Mapping[str, Any], fingerprint: str) -> IO[str]:
+def claim(run_dir: Path, identity: Mapping[str, Any], fingerprint: str, file: str = "") -> IO[str]:
     """Take the run directory for this study and this driver; keep the returned file open for as long as it runs.
 
     Raises:
@@ -56,6 +56,9 @@ def claim(run_dir: Path, identity: Mapping[str, Any], fingerprint: str) -> IO[st
         raise SpecError("another search is running there", path="--run-dir", given=str(run_dir)) from None
     try:
         _identify(run_dir, json.loads(json.dumps(identity)), fingerprint)
+    except SpecError as error:
+        lock.close()
+        raise error if error.file else error.under(file=file) from None
     except BaseException:
         lock.close()
         raise

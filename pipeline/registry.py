@@ -47,7 +47,7 @@ class SpecError(ValueError):
             text += f"; allowed: {self.allowed}"
         elif self.allowed is not None:
             names = list(self.allowed)
-            text += f"; allowed: {', '.join(names)}"
+            text += f"; allowed: {', '.join(names) or 'none'}"
             near = difflib.get_close_matches(str(self.given), names, n=1, cutoff=0.5)
             if near:
                 text += f"; did you mean {near[0]!r}?"

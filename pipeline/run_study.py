@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 import search_spaces
-from pipeline import benchmarks, store
-from pipeline.card import read_card, write_card
+from pipeline import benchmarks, rerun, store
+from pipeline.card import write_card
 from pipeline.cluster import Pool, open_pool
 from pipeline.ledger import Ledger, claim
-from pipeline.metrics.features import quantise
-from pipeline.noise import noise
 from pipeline.progress import Standings as Screen
 from pipeline.progress import progress
 from pipeline.search import Listener, Search, Status
@@ -35,9 +32,6 @@ class RecordUnavailableError(RuntimeError):
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-PICTURES = 64  # images in a sample grid: 8 rows of 8
 
 
 @dataclass
@@ -86,13 +80,13 @@ def search(
     study = search_spaces.load(file, {"trials": trials, "workers": workers})
     folder = (run_dir or Path("runs") / study.study).absolute()
     uri = store.store_uri(folder.parent)
-    if store.is_server(uri):
+    if store.sqlite_file(uri) is None:
         store.open_client(uri, create=False)
     benchmark = benchmarks.load(study.benchmark)
     # Hashes of what the reference is made from, not of its bytes: another processor may round those otherwise.
     measured_by = {"model": benchmark.model_hash, "features": benchmark.extractor.hash}
     identity = study.identity() | {"benchmark_version": benchmark.version} | measured_by
-    lock = claim(folder, identity, study.fingerprint)
+    lock = claim(folder, identity, study.fingerprint, file)
     try:
         space, optimizer = study.parsed_space, study.optimizer
         startup = optimizer.startup + len(study.published_points)
@@ -151,7 +145,7 @@ def publish(study: Study, record: Record, uri: str, folder: Path, records: Seque
         write_card(card, result)
         cards.append(card)
         if benchmarks.load(study.benchmark).spec.quantise:
-            sample(card, card.with_suffix(".png"))
+            rerun.sample(card, card.with_suffix(".png"))
     keep = {card.with_suffix(suffix) for card in cards for suffix in (".json", ".png")}
     for old in (folder / "front").glob("nfe-*"):
         if old not in keep:  # a trial that a better one has pushed off the front
@@ -163,15 +157,6 @@ def publish(study: Study, record: Record, uri: str, folder: Path, records: Seque
     record.set_leaderboard_view()
     record.finish()
     return outcome
-
-
-def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:
-    """Draw a card's samples as one picture."""
-    spec, plan, _ = read_card(card)
-    benchmark = benchmarks.load(spec.benchmark)
-    samples = plan.run(benchmark.denoiser(), noise(range(first_seed, first_seed + images), benchmark.shape))
-    pixels = quantise(samples if torch.isfinite(samples).all() else samples.nan_to_num())
-    return figures.picture_grid(pixels.movedim(1, -1).numpy(), out)
 
 
 def quiet_libraries() -> None:

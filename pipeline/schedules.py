@@ -21,6 +21,8 @@ from pipeline.registry import Registry, SpecError, require
 Final = Literal["zero", "sigma_min"]
 # EDM's range (Karras et al., 2022, arXiv 2206.00364, Table 1), which all three papers keep.
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+# Ten times the longest walk that the papers look at; more is a slip of the keyboard.
+MOST_STEPS = 10_000
 
 
 @runtime_checkable
@@ -67,7 +69,8 @@ class ClosedForm:
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1, "num_steps", self.num_steps, "1 or more")
+        require(1 <= self.num_steps <= MOST_STEPS, "num_steps", self.num_steps, f"1 to {MOST_STEPS}")
+        require(0 < self.sigma_max < math.inf, "sigma_max", self.sigma_max, "above 0 and finite")
         require(0 < self.sigma_min < self.sigma_max, "sigma_min", self.sigma_min, f"above 0 and below {self.sigma_max}")
 
     def curve(self, u: np.ndarray) -> np.ndarray:
@@ -98,7 +101,7 @@ class EDM(ClosedForm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.rho > 0, "rho", self.rho, "above 0")
+        require(0.1 <= self.rho <= 1e6, "rho", self.rho, "0.1 to 1e6")
 
     def curve(self, u: np.ndarray) -> np.ndarray:
         """Linear in sigma^(1/rho)."""
@@ -129,7 +132,7 @@ class TimeUniform(ClosedForm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.rho > 0, "rho", self.rho, "above 0")
+        require(0.1 <= self.rho <= 1e6, "rho", self.rho, "0.1 to 1e6")
         require(0 < self.epsilon_s < 1, "epsilon_s", self.epsilon_s, "above 0 and below 1")
 
     def curve(self, u: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -164,6 +165,7 @@ def _check_sqlite(file: Path, uri: str) -> None:
         with file.open("rb") as opened:
             start = opened.read(16)
     except FileNotFoundError:
+        _check_folder(file.parent, uri)
         return
     except OSError as error:
         raise _unusable(uri, error) from None
@@ -171,6 +173,18 @@ def _check_sqlite(file: Path, uri: str) -> None:
         raise SpecError("is a file, but not a sqlite database", path=_name(), given=uri)
     if not os.access(file, os.W_OK):
         raise SpecError("is a database that cannot be written", path=_name(), given=uri)
+
+
+def _check_folder(folder: Path, uri: str) -> None:
+    """Whether a file can be made below the nearest folder that exists: MLflow would try for about two minutes."""
+    held = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        if not held.is_dir():
+            raise NotADirectoryError(f"{held} is no folder")
+        # Permissions do not tell all, for root or on /proc: a file that vanishes when closed does.
+        tempfile.TemporaryFile(dir=held).close()
+    except OSError as error:
+        raise _unusable(uri, error) from None
 
 
 def _make_folder(folder: Path, uri: str) -> None:

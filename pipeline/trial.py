@@ -42,12 +42,13 @@ class TrialSpec:
     shard_images: int = 400
 
     def __post_init__(self) -> None:
-        require(self.images >= 2, "images", self.images, "2 or more")
+        require(self.images >= 4, "images", self.images, "4 or more")
         last = CALIBRATION_SEEDS - self.images
         require(
             0 <= self.first_seed <= last, "first_seed", self.first_seed, f"0 to {last}: calibration's seeds begin there"
         )
-        require(1 <= self.shard_images <= self.images, "shard_images", self.shard_images, f"1 to {self.images}")
+        half = self.images // 2  # two shards at least: with one there is nothing to leave out, and so no error
+        require(1 <= self.shard_images <= half, "shard_images", self.shard_images, f"1 to {half}")
         if self.images % self.shard_images:
             # Leave-one-shard-out weighs every shard alike, so a ragged last one would bias its error.
             raise SpecError(

@@ -102,11 +102,12 @@ class Study(BaseModel):
             fewest = self._space.check(self.benchmark)
         except SpecError as error:
             raise error.under("space") from None
-        if fewest is not None and self.budgets[0] < fewest:
+        if fewest is not None and self.budgets[-1] < fewest:
+            # A lower budget may be there for the baselines alone; below the last one every trial would be pruned.
             raise SpecError(
                 "no point of the space makes so few evaluations",
-                path="budgets[0]",
-                given=self.budgets[0],
+                path=f"budgets[{len(self.budgets) - 1}]",
+                given=self.budgets[-1],
                 allowed=f"{fewest} or more, or fewer moves in the space",
             )
         self._points = []

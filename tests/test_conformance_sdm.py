@@ -10,7 +10,8 @@ import torch
 from pipeline.denoiser import Meter
 from pipeline.sampler import integrate, trace
 from pipeline.schedules import EDM
-from pipeline.sdm import Switch, Walk, measured_eta, resample
+from pipeline.sdm import Switch
+from pipeline.wasserstein import Walk, measured_eta, resample
 from tests.conformance_problem import MixtureDenoiser
 
 FILE = Path(os.environ.get("SIGMASEARCH_CONFORMANCE", Path(__file__).parent / "data" / "conformance.json"))

@@ -18,8 +18,9 @@ from pipeline.noise import noise
 from pipeline.registry import SpecError, to_spec
 from pipeline.sampler import Sampler, integrate, trace
 from pipeline.schedules import EDM, SCHEDULES
-from pipeline.sdm import SDM, Switch, Walk, curvature_profile, measured_eta, resample, switch_index
+from pipeline.sdm import SDM, Switch, curvature_profile, switch_index
 from pipeline.solvers import SOLVERS, Euler, Point
+from pipeline.wasserstein import Walk, measured_eta, resample
 from tests.conformance_problem import CALIBRATION_LATENTS, MIXTURE
 
 BATCH = CALIBRATION_LATENTS[:32]

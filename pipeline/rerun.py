@@ -1,0 +1,112 @@
+"""Use a card: score its plan again, on any seeds, and draw with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import benchmarks, trial
+from pipeline.benchmarks import Benchmark
+from pipeline.card import read_card
+from pipeline.metrics.features import quantise
+from pipeline.noise import noise
+from pipeline.plan import Plan
+from pipeline.registry import SpecError
+from pipeline.trial import TrialSpec
+from reports import figures
+
+PICTURES = 64  # images in a sample grid: 8 rows of 8
+SHARDS = 20  # about as many as a study has, where neither the card nor the user says
+
+
+def load_benchmark(name: str, key: str) -> Benchmark:
+    """The benchmark, or a `SpecError` about `key`."""
+    try:
+        return benchmarks.load(name)
+    except SpecError as error:
+        raise error if error.file else error.under(key) from None
+
+
+def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
+    """A card's spec and plan, and its benchmark, which must be the version and the network that the card was made for.
+
+    Raises:
+        SpecError: an unreadable card, an unknown benchmark, or one that is another by now.
+    """
+    spec, plan, written = read_card(card)
+    with _about(card):
+        held = load_benchmark(spec.benchmark, "spec.benchmark")
+        made_for = written["benchmark"]
+        now = {"version": held.version, "model_hash": held.model_hash}
+        for key, value in now.items():
+            if made_for.get(key) != value:
+                message = f"the card was made for another {spec.benchmark}"
+                raise SpecError(message, path=f"benchmark.{key}", given=made_for.get(key), allowed=str(value))
+    return spec, plan, held
+
+
+def score(card: Path, images: int | None, first_seed: int | None, shard_images: int | None) -> dict[str, Any]:
+    """Evaluate the card's plan in this process; its own images, seeds and shards where none are given.
+
+    Raises:
+        SpecError: the card is unreadable, images and shards do not fit, or samples are not finite.
+    """
+    spec, plan, held = opened(card)
+    count = images or spec.images
+    # The card's own shards where they fit, so that its own images give its own numbers to the last digit.
+    own = spec.shard_images if count % spec.shard_images == 0 and count >= 2 * spec.shard_images else _shard(count)
+    size = shard_images or own
+    try:
+        asked = replace(spec, images=count, shard_images=size, first_seed=_or(first_seed, spec.first_seed))
+    except SpecError as error:
+        option = f"--{error.path.replace('_', '-')}"
+        raise SpecError(error.message, path=option, given=error.given, allowed=error.allowed) from None
+    prepared = trial.Prepared(plan, spec.solver, 0, 0, 0.0)
+    with _about(card):
+        try:
+            shards = [trial.evaluate(plan, held, seeds) for seeds in asked.shards()]
+        except trial.NotFiniteError as error:
+            raise SpecError(str(error)) from None
+    result = trial.finish(asked, prepared, shards, held)
+    return {
+        "fid": result.fid,
+        "fid_se": result.fid_se,
+        "fid_corrected": result.fid_corrected,
+        "nfe": result.nfe,
+        "images": count,
+        "first_seed": asked.first_seed,
+        "shard_images": size,
+        "reference": result.reference_hash,
+        "benchmark": spec.benchmark,
+        "plan": plan.digest,
+        "images_per_second": round(result.images_per_second, 1),
+    }
+
+
+def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:
+    """Draw a card's samples as one picture."""
+    _, plan, held = opened(card)
+    samples = plan.run(held.denoiser(), noise(range(first_seed, first_seed + images), held.shape))
+    return figures.picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)
+
+
+def _shard(count: int) -> int:
+    """The divisor of `count` that comes nearest to `SHARDS` equal shards, and makes two at least."""
+    divisors = [size for size in range(1, count // 2 + 1) if count % size == 0]
+    return min(divisors, key=lambda size: abs(size - count / SHARDS))
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
+
+
+@contextlib.contextmanager
+def _about(card: Path) -> Iterator[None]:
+    """A mistake that names no file is the card's."""
+    try:
+        yield
+    except SpecError as error:
+        raise error if error.file else error.under(file=str(card)) from None
