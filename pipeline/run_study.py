@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -86,12 +87,19 @@ def search(
     # Hashes of what the reference is made from, not of its bytes: another processor may round those otherwise.
     measured_by = {"model": benchmark.model_hash, "features": benchmark.extractor.hash}
     identity = study.identity() | {"benchmark_version": benchmark.version} | measured_by
+    new = not folder.exists()
     lock = claim(folder, identity, study.fingerprint, file)
+    try:
+        publisher = Publisher(Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
+    except BaseException:
+        lock.close()
+        if new:  # nothing but what `claim` has just written
+            shutil.rmtree(folder)
+        raise
     try:
         space, optimizer = study.parsed_space, study.optimizer
         startup = optimizer.startup + len(study.published_points)
         ledger = Ledger(folder, study.study, space.distributions, optimizer.name, optimizer.seed, startup)
-        publisher = Publisher(Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
         before = len(ledger.records())
 
         def start() -> Pool:

@@ -112,7 +112,7 @@ def _check_step(value: Mapping[str, Any], where: str, *, whole: bool) -> None:
         )
 
 
-def ends(distribution: BaseDistribution) -> Sequence[Any]:
+def ends_of(distribution: BaseDistribution) -> Sequence[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     assert isinstance(distribution, IntDistribution | FloatDistribution)
@@ -123,5 +123,5 @@ def told_range(distribution: BaseDistribution, whole: float = 1.0) -> str:
     """What a person may write: the choices, or the ends of the range times `whole`, which a share is of."""
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(str(choice) for choice in distribution.choices)
-    low, high = ends(distribution)
+    low, high = ends_of(distribution)
     return f"{low * whole:g} to {high * whole:g}"

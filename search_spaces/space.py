@@ -16,7 +16,7 @@ from pipeline.schedules import EDM, Given, Schedule
 from pipeline.sdm import Switch
 from pipeline.solvers import Solver
 from pipeline.trial import TrialSpec
-from search_spaces.leaves import Leaf, ends, is_range, leaves, told_range
+from search_spaces.leaves import Leaf, ends_of, is_range, leaves, told_range
 
 PARTS = ("solver", "schedule", "afs")
 
@@ -60,7 +60,7 @@ class Space:
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Parameters at their ends, every pair of them in every combination: what a wrong range shows up in."""
-        ends = {name: ends(leaf.distribution) for name, leaf in self.leaves.items()}
+        ends = {name: ends_of(leaf.distribution) for name, leaf in self.leaves.items()}
         low = {name: values[0] for name, values in ends.items()}
         yield low
         for one, two in itertools.combinations_with_replacement(ends, 2):

@@ -258,8 +258,8 @@ def test_other_seeds_score_otherwise(card):
     assert told["nfe"] == held["nfe"]
 
 
-def test_one_shard_is_refused_since_it_has_no_error(card):
-    said = refused("evaluate", card, "--images", 20, "--shard-images", 20)
+def test_one_shard_is_refused_since_it_has_no_error(card, elsewhere):
+    said = refused(elsewhere, "evaluate", card, "--images", 20, "--shard-images", 20)
     assert "--shard-images: is out of range, given 20; allowed: 1 to 10" in said
 
 
@@ -398,6 +398,8 @@ def test_a_study_that_is_no_file_is_refused(elsewhere):
         ("bogus", "given 'bogus'; allowed: http://"),
         ("mlruns/here", "given 'mlruns/here'; allowed: http://"),
         ("http://127.0.0.1:9", "the store cannot be opened"),
+        ("postgresql://user@127.0.0.1:9/db", "the store cannot be opened"),
+        ("sqlite:////proc/mlflow.db", "the store cannot be opened"),
         ("sqlite:////no/such/folder/mlflow.db", "folder of this database does not exist"),
         ("sqlite:///:memory:", "in memory"),
         (f"sqlite:///{TINY}", "not a sqlite database"),
@@ -536,15 +538,27 @@ def test_a_missing_card_is_refused(elsewhere):
 
 
 def test_a_plan_that_gives_no_finite_samples_is_refused(card, elsewhere):
-    (elsewhere / "wild.json").write_text(edited(card, lambda c: c["plan"]["output"].update(n=1e300)))
+    def spoil(written):
+        written["plan"]["output"].update(n=1e300)
+        del written["plan_digest"]
+
+    (elsewhere / "wild.json").write_text(edited(card, spoil))
     line = refused(elsewhere, "evaluate", "wild.json", "--images", 20)
     assert line.startswith("error: wild.json: ")
     assert "not finite" in line
 
 
 def test_shards_that_do_not_divide_are_refused(card, elsewhere):
-    line = refused(elsewhere, "evaluate", card, "--images", 40, "--shard-images", 30)
-    assert "--shard-images: does not divide images, given 30; allowed: a divisor of 40" in line
+    line = refused(elsewhere, "evaluate", card, "--images", 40, "--shard-images", 15)
+    assert "--shard-images: does not divide images, given 15; allowed: a divisor of 40" in line
+
+
+def test_a_card_that_was_changed_by_hand_or_for_another_benchmark_is_refused(card, elsewhere):
+    (elsewhere / "mine.json").write_text(edited(card, lambda c: c["plan"]["output"].update(n=1.0)))
+    assert "plan_digest: is not the plan's" in refused(elsewhere, "evaluate", "mine.json")
+    (elsewhere / "old.json").write_text(edited(card, lambda c: c["benchmark"].update(version=0)))
+    line = refused(elsewhere, "evaluate", "old.json")
+    assert "benchmark.version: the card was made for another gmm, given 0; allowed: 1" in line
 
 
 @pytest.mark.parametrize("where", ["taken/x", "/proc/no/x"])

@@ -137,7 +137,7 @@ WRONG = [
     ("space/solver/tau_k", {"low": 0.1, "high": 1.0, "step": 0.4}, "space.solver.tau_k.step", "a divisor of 0.9"),
     ("space/solver/tau_k", {"low": 0.1, "high": 1.0, "step": 0}, "space.solver.tau_k.step", "given 0; allowed: a num"),
     ("space/schedule/num_steps/low", 9, "space.schedule.num_steps.low", "given 9; allowed: at most 5"),
-    ("space/schedule/num_steps/low", 0, "space.schedule.num_steps", "given 0; allowed: 1 or more"),
+    ("space/schedule/num_steps/low", 0, "space.schedule.num_steps", "given 0; allowed: 1 to 10000, or null"),
     ("space/schedule/num_steps/low", 2.5, "space.schedule.num_steps", "given 2.5; allowed: a whole number"),
     ("space/schedule/num_steps/step", 1.5, "space.schedule.num_steps.step", "given 1.5; allowed: a whole number"),
     ("space/schedule/num_steps/step", "a", "space.schedule.num_steps.step", "given 'a'; allowed: a whole number"),
