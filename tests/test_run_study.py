@@ -1,0 +1,96 @@
+"""A whole study through one call: the record follows the truth, whatever MLflow or the user does in between."""
+
+import io
+
+import pytest
+import yaml
+from rich.console import Console
+
+from pipeline import run_study, summary
+from pipeline.cluster import Worker
+from pipeline.ledger import Ledger
+from pipeline.tracking import Record
+from reports.record import complete
+from tests.conftest import SMALL
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(SMALL))
+    return str(file)
+
+
+def search(file, folder, console=None):
+    console = console or Console(file=io.StringIO(), width=120)
+    return run_study.search(file, trials=None, workers=None, run_dir=folder / "runs" / "small", console=console)
+
+
+def test_an_outage_of_mlflow_costs_one_warning_and_the_same_command_mends_it(study_file, tmp_path, monkeypatch):
+    logged, asked = [], []
+    honest = Record.log
+
+    def fails_after_three(self, record, **options):
+        if len(logged) == 3:
+            raise ConnectionError("connection refused")
+        logged.append(record.key)
+        return honest(self, record, **options)
+
+    monkeypatch.setattr(Record, "log", fails_after_three)
+    console = Console(file=io.StringIO(), width=120)
+    with pytest.raises(run_study.RecordUnavailableError, match=r"connection refused.*all 11 trials are kept"):
+        search(study_file, tmp_path, console)
+    assert console.file.getvalue().count("warning: MLflow does not answer") == 1
+
+    monkeypatch.setattr(Record, "log", honest)
+    monkeypatch.setattr(Worker, "do", lambda self, task: asked.append(task))
+    outcome = search(study_file, tmp_path)
+    assert asked == []
+    assert outcome.new_trials == 0
+    assert len(outcome.frame) == 11
+    assert len(complete(outcome.frame)) == 11
+
+
+def test_a_search_stopped_by_the_keyboard_goes_on_where_it_was(study_file, tmp_path, monkeypatch):
+    honest, told = Ledger.tell, []
+
+    def stop_after_two(self, trial, result, same_as=""):
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        told.append(trial.number)
+        return honest(self, trial, result, same_as)
+
+    monkeypatch.setattr(Ledger, "tell", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        search(study_file, tmp_path)
+    monkeypatch.setattr(Ledger, "tell", honest)
+    outcome = search(study_file, tmp_path)
+    roles = outcome.frame["role"].value_counts()
+    assert (roles["published"], roles["searched"], roles["baseline"], roles["floor"]) == (2, 4, 4, 1)
+    assert set(outcome.frame["state"]) == {"complete"}
+
+
+def test_the_summary_fits_eighty_columns_and_names_every_file(study_file, tmp_path):
+    outcome = search(study_file, tmp_path)
+    console = Console(file=io.StringIO(), width=80)
+    summary.show(outcome, console)
+    text = console.file.getvalue()
+    table = text[: text.index("floor:")].splitlines()
+    assert max(len(line) for line in table) <= 80
+    assert "…" not in text
+    for path in outcome.files.values():
+        assert path.exists()
+    for name in ("table.md", "front.png", "front.html", "front"):
+        assert str(outcome.files[name]) in text
+    front = outcome.front()
+    assert list(front["fid"]) == sorted(front["fid"], reverse=True)
+    assert all(name.rsplit(" · ", 1)[0] in text for name in front["name"])
+
+
+def test_a_card_that_left_the_front_is_taken_away(study_file, tmp_path):
+    outcome = search(study_file, tmp_path)
+    stale = outcome.files["front"] / "nfe-99.json"
+    stale.write_text("{}")
+    again = search(study_file, tmp_path)
+    assert not stale.exists()
+    assert len(list(again.files["front"].glob("*.json"))) == len(again.front())
