@@ -53,7 +53,7 @@ class Standings:
         floor = "–" if self.floor is None or self.floor.result is None else short(self.floor.result.fid)
         return [
             ["searched", *(self.fid("search", budget) for budget in self.budgets)],
-            ["best baseline", *(self.fid("baseline", budget) for budget in self.budgets)],
+            ["baselines", *(self.fid("baseline", budget) for budget in self.budgets)],
             ["fine solve", *(floor for _ in self.budgets)],
         ]
 
@@ -153,7 +153,7 @@ class LiveProgress:
             (f"about {clock(status.seconds_left)} left", "bold"),
         )
         title = "Best FID within each NFE budget (lower is better)"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         table.add_column("budget", style="bold", no_wrap=True)
         for budget in self.standings.budgets:
             table.add_column(str(budget), justify="right", no_wrap=True)

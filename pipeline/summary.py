@@ -84,8 +84,13 @@ def show(outcome: Outcome, console: Console) -> None:
         _failures(outcome, console)
         return
     standings = outcome.standings()
-    console.print(_standings(outcome, standings))
+    first, count = outcome.study.first_seed, outcome.study.images
+    seeds = f"{count:,} images, seeds {first}-{first + count - 1}"
+    _line(console, f"best FID within each NFE budget ± standard error; {seeds}")
+    console.print(_standings(standings))
     if standings.floor is not None:
+        if any(verdict.at_floor for verdict in standings.verdicts()):
+            _line(console, "* here the best baseline cannot be told from the floor")
         _line(console, f"floor: {standings.floor['method']} scores {plain(standings.floor)} on the same images")
     _line(console, "front of the search:")
     for _, row in outcome.front().iterrows():
@@ -101,10 +106,8 @@ def show(outcome: Outcome, console: Console) -> None:
     _line(console, f"{'':>16}  `make ui` (or `sigmasearch ui --runs {outcome.run_dir.parent}`) opens the leaderboard")
 
 
-def _standings(outcome: Outcome, standings: Standings) -> Table:
-    first, count = outcome.study.first_seed, outcome.study.images
-    title = f"FID within each NFE budget: {count:,} images, seeds {first}-{first + count - 1}, ± standard error"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+def _standings(standings: Standings) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     for name in ("budget", "searched", "NFE", "best baseline"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("method", "searched is"):
@@ -121,9 +124,8 @@ def _searched(cell: Cell | None) -> tuple[str, str]:
 
 
 def _word(words: str) -> str:
-    short = {"searched is lower": "lower", "baseline is lower": "higher", "inconclusive": "within the error"}
     verdict, _, rest = words.partition("; ")
-    return short.get(verdict, verdict) + (" (at floor)" if rest else "")
+    return {"searched is lower": "lower", "baseline is lower": "higher"}.get(verdict, verdict) + ("*" if rest else "")
 
 
 def _failures(outcome: Outcome, console: Console) -> None:
