@@ -259,12 +259,11 @@ def ui(
     uri = store.store_uri(runs)
     client = store.open_client(uri, create=False)
     command, environment = store.server_command(uri, port)
+    print("the server is ready in about ten seconds; Ctrl-C ends it. Leaderboards:", flush=True)
     for experiment in client.search_experiments():
         if experiment.name != "Default":
-            print(
-                f"{experiment.name}: {store.leaderboard_url(f'http://127.0.0.1:{port}', experiment.experiment_id)}",
-                flush=True,
-            )
+            address = store.leaderboard_url(f"http://127.0.0.1:{port}", experiment.experiment_id)
+            print(f"  {experiment.name}: {address}", flush=True)
     raise SystemExit(subprocess.call(command, env=environment))
 
 
