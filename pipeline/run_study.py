@@ -90,7 +90,8 @@ def search(
     new = not folder.exists()
     lock = claim(folder, identity, study.fingerprint, file)
     try:
-        publisher = Publisher(Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
+        with console.status("opening the record (a new MLflow store takes some seconds)"):
+            publisher = Publisher(Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
     except BaseException:
         lock.close()
         if new:  # nothing but what `claim` has just written
@@ -121,7 +122,8 @@ def search(
                 f"MLflow does not answer ({_first_line(error)}); all {len(records)} trials are kept in {folder}: "
                 "run the same command again when it is back"
             ) from None
-        outcome = publish(study, publisher.record, uri, folder, records)
+        with console.status("writing the report"):
+            outcome = publish(study, publisher.record, uri, folder, records)
         outcome.seconds, outcome.new_trials = time.monotonic() - started, len(records) - before
         return outcome
     finally:
