@@ -10,6 +10,7 @@ import contextlib
 import heapq
 import itertools
 import os
+import socket
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -149,6 +150,19 @@ _LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+def check_address() -> None:
+    """Raise a `SpecError` if nothing answers at RAY_ADDRESS; Ray itself would try for minutes and then abort."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # none, "auto" and the like: Ray's own business
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        message = f"no Ray cluster answers there ({error.strerror or error})"
+        raise SpecError(message, path="RAY_ADDRESS", given=address) from None
 
 
 def start_ray(workers: int, threads: int) -> bool:

@@ -14,7 +14,7 @@ from rich.console import Console
 import search_spaces
 from pipeline import benchmarks, rerun, store
 from pipeline.card import write_card
-from pipeline.cluster import Pool, open_pool
+from pipeline.cluster import Pool, check_address, open_pool
 from pipeline.ledger import Ledger, claim
 from pipeline.progress import Standings as Screen
 from pipeline.progress import progress
@@ -83,6 +83,8 @@ def search(
     uri = store.store_uri(folder.parent)
     if store.sqlite_file(uri) is None:
         store.open_client(uri, create=False)
+    if study.workers:
+        check_address()
     benchmark = benchmarks.load(study.benchmark)
     # Hashes of what the reference is made from, not of its bytes: another processor may round those otherwise.
     measured_by = {"model": benchmark.model_hash, "features": benchmark.extractor.hash}

@@ -414,6 +414,14 @@ def test_a_bad_tracking_uri_is_refused(elsewhere, monkeypatch, uri, says):
         assert uri in line
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "http://127.0.0.1:9"])
+def test_a_cluster_that_does_not_answer_is_refused(elsewhere, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    line = refused(elsewhere, "search", TINY, "--workers", 1)
+    assert line.startswith("error: RAY_ADDRESS: no Ray cluster answers there")
+    assert f"given '{address}'" in line
+
+
 def test_a_run_directory_that_is_none_is_refused(elsewhere):
     (elsewhere / "taken").write_text("a file")
     for folder in ("taken", "taken/below"):
