@@ -27,6 +27,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 Kind = Literal["benchmarks", "solvers", "schedules", "spaces", "baselines"]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from pipeline import __version__
+        from pipeline.provenance import git_revision
+
+        print(f"sigmasearch {__version__} ({git_revision()})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print version and revision.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version
+
+
 def main() -> None:
     """Run the command and turn mistakes into one line."""
     try:

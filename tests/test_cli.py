@@ -619,3 +619,10 @@ def test_an_interrupted_search_says_how_to_go_on(monkeypatch, elsewhere):
     ran = command("search", TINY)
     assert ran.status == 130
     assert ran.err == "stopped; the same command goes on from here\n"
+
+
+def test_version_tells_the_revision_that_records_carry():
+    from pipeline import __version__
+    from pipeline.provenance import git_revision
+
+    assert done("--version").out == f"sigmasearch {__version__} ({git_revision()})\n"
