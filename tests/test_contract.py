@@ -104,10 +104,10 @@ def prepare(spec: dict[str, Any], sigmas: Sequence[float], denoise: Any = MIXTUR
 
 @contextmanager
 def global_randomness_untouched() -> Iterator[None]:
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # the global generator is what must not be touched
     yield
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert str(np.random.get_state()) == str(before[1])  # noqa: NPY002
+    assert str(np.random.get_state()) == str(before[1])  # noqa: NPY002  # the global generator is what must not be touched
     assert random.getstate() == before[2]
 
 
