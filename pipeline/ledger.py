@@ -131,12 +131,19 @@ class Ledger:
         self._searched.sampler = optuna_sampler(optimizer, mixed, startup)
 
     def recover(self) -> int:
-        """Fail what a killed driver left running and queue its parameters again. Returns how many there were."""
-        running = self._searched.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        """Queue again what a killed driver left running, and fail it. Returns how many there were.
+
+        Queued first and failed last, each once whatever happens in between: a driver that is killed here loses nothing.
+        """
+        trials = self._searched.get_trials(deepcopy=False)
+        queued = {trial.user_attrs.get("again") for trial in trials}
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
+            if trial.number not in queued:
+                attrs = _role_attrs(trial) | {"again": trial.number}
+                self._searched.enqueue_trial(trial.params, user_attrs=attrs)
             self._searched._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
             self._searched.tell(trial.number, state=TrialState.FAIL)
-            self._searched.enqueue_trial(trial.params, user_attrs=_role_attrs(trial))
         return len(running)
 
     def enqueue(self, points: Iterable[Mapping[str, Any]]) -> None:

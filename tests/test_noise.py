@@ -46,10 +46,10 @@ def test_it_is_unit_normal():
 def test_global_generators_are_untouched():
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002  # the global generator is what is being guarded
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002  # as above
     noise(range(100, 110), (1, 2, 2))
     assert torch.equal(torch.get_rng_state(), before)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002  # as above
 
 
 def test_a_caller_cannot_spoil_what_the_next_one_gets():

@@ -195,6 +195,26 @@ def test_a_trial_that_a_killed_driver_left_running_is_tried_again_with_its_param
     ]
 
 
+def test_a_driver_killed_while_it_recovers_neither_loses_nor_doubles_a_trial(tmp_path, small_study, monkeypatch):
+    study = small_study(trials=4)
+    ledger = open_ledger(tmp_path, study)
+    ledger.enqueue(study.published_points)
+    lost = [dict(ledger.ask().params) for _ in range(3)]
+
+    def die(*args, **kwargs):
+        raise SystemExit("killed")
+
+    for method in ("enqueue_trial", "tell"):
+        broken = open_ledger(tmp_path, study)
+        monkeypatch.setattr(broken._searched, method, die)
+        with pytest.raises(SystemExit):
+            broken.recover()
+    records, *_ = run(tmp_path, study)
+    searched = [dict(r.params) for r in records if r.role in ("published", "searched")]
+    assert len(searched) == 4
+    assert all(searched.count(params) == 1 for params in lost)
+
+
 def test_the_optimizer_is_never_told_a_number_that_is_not_finite(tmp_path, small_study):
     huge = {
         "solver": {"name": "euler"},
