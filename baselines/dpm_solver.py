@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from pipeline.lagrange import taylor_weights
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.registry import require
-from pipeline.solvers import SOLVERS, Evaluate, Point, State
+from pipeline.solvers import SOLVERS, Evaluate, Point, State, euler_move
 
 
 @SOLVERS.register("dpm_solver_pp")
@@ -26,8 +27,10 @@ class DPMSolverPP:
     `variant` is how the second order weighs D1: phi_1 / 2 ("midpoint", Algorithm 2) or phi_2 ("heun", the published
     code's "taylor").
 
-    As published, D2 is f[0,1,2] h^2 where third order needs twice that: 3M is of order 2 with a small constant. Kept,
-    since every published number has it.
+    With the divided difference f[0,1,2] of the outputs, the parabola through three of them has the second derivative
+    2 f[0,1,2] h^2 per step. The published D2 is half of that (LuChengTHU/dpm-solver and, after it, diffusers): 3M is
+    of order 2 with a small constant. Kept as `third_order` "published", since every published number has it; "exact"
+    integrates the parabola and has order 3.
 
     Differs from zju-pi/diff-sampler diff-solvers-main/solvers.py dpm_pp_sampler: no clipping; thresholding belongs to
     the denoiser.
@@ -37,12 +40,15 @@ class DPMSolverPP:
     predict_x0: bool = True
     lower_order_final: bool = True
     variant: Literal["midpoint", "heun"] = "midpoint"
+    third_order: Literal["published", "exact"] = "published"
 
+    one_step: ClassVar[bool] = False
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:
         require(self.order in (1, 2, 3), "order", self.order, "1, 2 or 3")
         require(self.variant in ("midpoint", "heun"), "variant", self.variant, "midpoint, heun")
+        require(self.third_order in ("published", "exact"), "third_order", self.third_order, "published, exact")
 
     def step(
         self, denoise: Evaluate, points: Sequence[Point], sigmas: Sequence[float], i: int, state: State
@@ -56,21 +62,13 @@ class DPMSolverPP:
         if self.lower_order_final:
             order = min(order, len(sigmas) - 1 - i - (sigmas[-1] == 0))
 
-        h = math.log(here.sigma / target)
-        sign = -1.0 if self.predict_x0 else 1.0
-        phi_1 = math.expm1(sign * h)
-        phi_2 = phi_1 / h - sign
-        phi_3 = phi_2 / h - 0.5
-        if self.predict_x0:
-            # In data prediction the integrals of e^lambda run the other way: signs alternate with the order.
-            base, scale = target / here.sigma, (-phi_1, phi_2, -phi_3)
-        else:
-            base, scale = 1.0, (-target * phi_1, -target * phi_2, -target * phi_3)
-        outputs = [point.denoised if self.predict_x0 else point.slope for point in reversed(points)][:order]
-        moved = base * here.x + scale[0] * outputs[0]
+        moved = euler_move(here, target)  # in either prediction
         if order == 1:
             return moved, None
 
+        scale = taylor_weights(here.sigma, target, predict_x0=self.predict_x0)
+        outputs = [point.denoised if self.predict_x0 else point.slope for point in reversed(points)][:order]
+        h = math.log(here.sigma / target)
         r_0 = math.log(points[-2].sigma / here.sigma) / h
         slope_0 = (1 / r_0) * (outputs[0] - outputs[1])
         if order == 2:
@@ -80,7 +78,8 @@ class DPMSolverPP:
         r_1 = math.log(points[-3].sigma / points[-2].sigma) / h
         slope_1 = (1 / r_1) * (outputs[1] - outputs[2])
         bend = (1 / (r_0 + r_1)) * (slope_0 - slope_1)
-        return moved + scale[1] * (slope_0 + r_0 * bend) + scale[2] * bend, None
+        weight = 2 * scale[2] if self.third_order == "exact" else scale[2]
+        return moved + scale[1] * (slope_0 + r_0 * bend) + weight * bend, None
 
 
 def _multistep(order: int) -> Callable[[int], Pair | None]:

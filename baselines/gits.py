@@ -2,112 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.denoiser import Denoiser
 from pipeline.methods import METHODS, Method, Pair
+from pipeline.plan import Plan
 from pipeline.registry import SpecError, require
-from pipeline.sampler import Calibrated, integrate
-from pipeline.schedules import SCHEDULES, SIGMA_MAX, SIGMA_MIN, Final, check_sigmas
+from pipeline.sampler import Calibrated, Sampler
+from pipeline.schedules import MOST_STEPS, SCHEDULES, SIGMA_MAX, SIGMA_MIN, Final, Given, check_sigmas
+from pipeline.shortest_path import ShortestPaths
 from pipeline.solvers import SOLVERS, Solver
+from pipeline.trajectory import Metric, cost_matrix, record_trajectory
 
-Metric = Literal["dev", "l1", "l2"]
-# Bounds the memory of a calibration: 61 states of 32 CIFAR-10 images are 48 MB in float64.
+# Bounds the memory of a walk: 61 states of 32 CIFAR-10 images are 48 MB in float64.
 IMAGES_AT_ONCE = 32
 
 
-def teacher_trajectory(
-    denoise: Denoiser, noise: Tensor, sigmas: Sequence[float], solver: Solver
-) -> tuple[Tensor, Tensor]:
-    """States (T + 1, B, D) at `sigmas`, slopes (T, B, D) at all but the last, float64; `noise` (B, ...) unit normal."""
-    states: list[Tensor] = []
-    slopes: list[Tensor] = []
+def state_at_sigma_min(plan: Plan, denoise: Denoiser, noise: Tensor) -> Tensor:
+    """Where a plan that ends with the move to 0 stands before that move, for one evaluation less.
 
-    def keep(point: Any) -> None:
-        states.append(point.x.flatten(1).double())
-        slopes.append(point.slope.flatten(1).double())
-
-    end = integrate(denoise, sigmas[0] * noise, sigmas, solver, observe=keep)
-    return torch.stack([*states, end.flatten(1).double()]), torch.stack(slopes)
-
-
-def chord_distance(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Distance of `x` (..., B, D) to the lines through `start` and `end` (B, D) -> (..., B)."""
-    along = (end - start) / (end - start).norm(dim=-1, keepdim=True)
-    offset = x - start
-    distance: Tensor = torch.linalg.vector_norm(offset - (offset * along).sum(-1, keepdim=True) * along, dim=-1)
-    return distance
-
-
-def trajectory_deviation(states: Tensor) -> Tensor:
-    """Mean distance of each inner state to the chord of its trajectory: (T + 1, B, D) -> (T - 1,).
-
-    Chen et al., 2024, arXiv 2405.11326, section 3.1.
+    The move to 0 returns what its evaluation answers, and here that is the state itself.
     """
-    return chord_distance(states[1:-1], states[0], states[-1]).mean(-1)
+    calls = itertools.count(1)
+    return plan.run(lambda x, sigma: x if next(calls) == len(plan) else denoise(x, sigma), noise)
 
 
-def cost_matrix(states: Tensor, slopes: Tensor, sigmas: Sequence[float], metric: Metric) -> Tensor:
-    """What one Euler move from sigma i to sigma j > i costs, averaged over images: (T + 1, T + 1), 0 where j <= i.
+class Walk(NamedTuple):
+    """What is kept of the teacher's walk: the cost of every move, the paths, where each batch ended, (b, D)."""
 
-    "l2" and "l1" are the norm of the difference to the teacher's state (Chen et al., 2024, arXiv 2405.11326, section
-    5). "dev" is the gain in distance to the teacher's chord, which may be negative: the published code's default.
-    """
-    grid = torch.tensor(sigmas, dtype=states.dtype, device=states.device)
-    cost = torch.zeros(len(sigmas), len(sigmas), dtype=states.dtype, device=states.device)
-    truth = chord_distance(states, states[0], states[-1])
-    for i, slope in enumerate(slopes):
-        reached = states[i] + (grid[i + 1 :] - grid[i])[:, None, None] * slope
-        if metric == "dev":
-            error = chord_distance(reached, states[0], states[-1]) - truth[i + 1 :]
-        else:
-            error = (reached - states[i + 1 :]).norm(p=1 if metric == "l1" else 2, dim=-1)
-        cost[i, i + 1 :] = error.mean(-1)
-    return cost
-
-
-class ShortestPaths:
-    """The cheapest paths from the first node to the last, for every number of moves, from one table of values.
-
-    value[k, j] = min over i > j of cost[j, i] + coeff * value[k - 1, i] is the cost of going on from j in k moves: each
-    move costs coeff times more than the one before it (Chen et al., 2024, arXiv 2405.11326; zju-pi/diff-sampler
-    gits-main/gits_utils.py:185). Of equally cheap next nodes the first is taken.
-    """
-
-    def __init__(self, cost: np.ndarray, coeff: float) -> None:
-        nodes = len(cost)
-        edges = np.where(np.triu(np.ones((nodes, nodes), dtype=bool), 1), cost, math.inf)
-        value = edges[:, -1]
-        # following[k - 1][j]: the node after j on the cheapest way that still has k moves.
-        self.following = [np.full(nodes, nodes - 1)]
-        for _ in range(2, nodes):
-            total = edges + coeff * value
-            self.following.append(total.argmin(1))
-            value = total.min(1)
-
-    def indices(self, num_steps: int) -> list[int]:
-        """The `num_steps` + 1 nodes of the cheapest path with exactly `num_steps` moves.
-
-        Raises:
-            SpecError: fewer than one move, or more than there are nodes for.
-        """
-        require(1 <= num_steps <= len(self.following), "num_steps", num_steps, f"1 to {len(self.following)}")
-        path = [0]
-        for k in range(num_steps, 0, -1):
-            path.append(int(self.following[k - 1][path[-1]]))
-        return path
-
-
-def shortest_path(cost: Tensor | np.ndarray, num_steps: int, coeff: float) -> list[int]:
-    """The nodes of the cheapest path with exactly `num_steps` moves; for several budgets keep a `ShortestPaths`."""
-    return ShortestPaths(np.asarray(cost, dtype=np.float64), coeff).indices(num_steps)
+    cost: Tensor
+    paths: ShortestPaths
+    ends: tuple[Tensor, ...]
 
 
 @SCHEDULES.register("gits")
@@ -115,12 +47,22 @@ def shortest_path(cost: Tensor | np.ndarray, num_steps: int, coeff: float) -> li
 class GITS:
     """A shortest path over the teacher's grid (Chen et al., 2024, arXiv 2405.11326, section 5).
 
-    The grid is EDM's with `teacher_rho`, `teacher_steps` moves long; `teacher` is the solver that walks it, a spec. The
-    defaults are those of the paper's Table 1 and of zju-pi/diff-sampler gits-main/launch.sh. The published schedules
-    end at sigma_min; with `final` "zero" one of the `num_steps` moves is the last one to 0.
+    The grid is EDM's with `teacher_rho`, `teacher_steps` moves long; `teacher` is the solver that walks it, a spec. One
+    that needs calibration is calibrated on that grid, on as many of the warm-up images as it asks for. The defaults are
+    those of the paper's Table 1 and of zju-pi/diff-sampler gits-main/launch.sh. The published schedules end at
+    sigma_min; with `final` "zero" one of the `num_steps` moves is the last one to 0.
+
+    `afs_search` places sigmas for a sampler with `afs`: true, whose first move is analytical and costs nothing; that
+    flag is the sampler's, and is not set here. The shortest path with one move less gets an extra first stop, the node
+    between its first two from which `student` (a spec) ends nearest to the teacher, in mean L2 over the warm-up images.
+    Both are compared at sigma_min whatever `final` says: the move to 0 is one more evaluation of each and no part of
+    the path. Where there is no node to try, the result is the shortest path with `num_steps` moves, the first of them
+    as free; for as many evaluations.
 
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:85: the warm-up noise is given, not drawn unseeded.
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:110: the teacher never takes an analytical first step.
+    Differs from zju-pi/diff-sampler gits-main/gits_utils.py:160: with no node to try, a path of as many moves as asked.
+    Differs from zju-pi/diff-sampler gits-main/gits_utils.py:173: the search sees all warm-up images, not one batch.
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:198: follows stored choices, not equal floats.
     """
 
@@ -134,25 +76,25 @@ class GITS:
     teacher_steps: int = 60
     teacher_rho: float = 7.0
     warmup: int = 256
+    afs_search: bool = False
+    student: Mapping[str, Any] = field(default_factory=lambda: {"name": "ipndm", "order": 4}, hash=False)
 
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:
+        require(0 < self.sigma_max < math.inf, "sigma_max", self.sigma_max, "above 0 and finite")
         require(0 < self.sigma_min < self.sigma_max, "sigma_min", self.sigma_min, f"above 0 and below {self.sigma_max}")
         require(self.final in ("sigma_min", "zero"), "final", self.final, "sigma_min, zero")
         require(self.metric in ("dev", "l1", "l2"), "metric", self.metric, "dev, l1, l2")
-        require(self.coeff > 0, "coeff", self.coeff, "above 0")
-        require(self.teacher_steps >= 1, "teacher_steps", self.teacher_steps, "1 or more")
-        require(self.teacher_rho > 0, "teacher_rho", self.teacher_rho, "above 0")
+        require(0 < self.coeff < math.inf, "coeff", self.coeff, "above 0 and finite")
+        require(1 <= self.teacher_steps <= MOST_STEPS, "teacher_steps", self.teacher_steps, f"1 to {MOST_STEPS}")
+        require(0.1 <= self.teacher_rho <= 1e6, "teacher_rho", self.teacher_rho, "0.1 to 1e6")
         require(self.warmup >= 1, "warmup", self.warmup, "1 or more")
-        extra = int(self.final == "zero")
-        require(
-            1 <= self.num_steps <= self.teacher_steps + extra,
-            "num_steps",
-            self.num_steps,
-            f"1 to {self.teacher_steps + extra}, the teacher's moves{' and the one to 0' if extra else ''}",
-        )
-        self._teacher()
+        least, most = 1 + self.afs_search, self.teacher_steps + len(self._last)
+        allowed = f"{least} to {most}, the teacher's moves{' and the one to 0' if self._last else ''}"
+        require(least <= self.num_steps <= most, "num_steps", self.num_steps, allowed)
+        self._solver("teacher")
+        self._solver("student")
 
     @property
     def calibration_images(self) -> int:
@@ -176,40 +118,108 @@ class GITS:
 
         It does not depend on `num_steps`: one matrix serves every budget. Costs `teacher_steps` evaluations an image
         with a teacher of one stage.
+
+        Raises:
+            SpecError: the teacher's trajectory is not finite.
         """
-        sigmas, solver = self.teacher_sigmas(), self._teacher()
-        total = torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
-        for first in range(0, len(noise), IMAGES_AT_ONCE):
-            part = noise[first : first + IMAGES_AT_ONCE]
-            states, slopes = teacher_trajectory(denoise, part, sigmas, solver)
-            total += (len(part) / len(noise)) * cost_matrix(states, slopes, sigmas, self.metric).cpu()
-        return total
+        return self._walk(denoise, noise).cost
 
     def sigmas(self, denoise: Denoiser | None = None, noise: Tensor | None = None) -> Tensor:
         """(N + 1,) float64; walks the teacher's trajectory from `noise` (`warmup`, C, H, W) unit normal.
 
         Raises:
-            SpecError: no denoiser or no noise, since this schedule is learned.
+            SpecError: no denoiser or no noise, since this schedule is learned; a trajectory that is not finite.
+        """
+        return self.schedules(denoise, noise, [self.num_steps])[self.num_steps]
+
+    def schedules(self, denoise: Denoiser | None, noise: Tensor | None, budgets: Iterable[int]) -> dict[int, Tensor]:
+        """For each of `budgets`, numbers of moves, what `sigmas` gives with it as `num_steps`; one walk serves all.
+
+        `afs_search` runs the student for each budget: its evaluations on every warm-up image, times the nodes to try.
+
+        Raises:
+            SpecError: as `sigmas`; a budget that could not be `num_steps`.
         """
         if denoise is None or noise is None or len(noise) == 0:
             raise SpecError("schedule 'gits' is learned and needs a denoiser and warm-up noise")
-        grid = self.teacher_sigmas()
-        if self.num_steps == 1 and self.final == "zero":
-            return check_sigmas(torch.tensor([grid[0], 0.0], dtype=torch.float64), self.registry_name)
-        moves = self.num_steps - (self.final == "zero")
-        picked = [grid[j] for j in shortest_path(self.cost(denoise, noise), moves, self.coeff)]
-        return check_sigmas(
-            torch.tensor(picked + [0.0] * (self.final == "zero"), dtype=torch.float64), self.registry_name
-        )
+        asked = {budget: replace(self, num_steps=budget) for budget in budgets}
+        grid, placed = self.teacher_sigmas(), {}
+        walk: Walk | None = None
+        for budget, schedule in asked.items():
+            path = [0]
+            if budget > len(self._last):  # else the move to 0 is the only one, and there is nothing to learn
+                walk = walk or self._walk(denoise, noise)
+                path = schedule._path(denoise, noise, walk)
+            values = torch.tensor([*(grid[node] for node in path), *self._last], dtype=torch.float64)
+            placed[budget] = check_sigmas(values, self.registry_name)
+        return placed
 
-    def _teacher(self) -> Solver:
+    @property
+    def _last(self) -> tuple[float, ...]:
+        """What follows the path over the teacher's grid."""
+        return (0.0,) if self.final == "zero" else ()
+
+    def _walk(self, denoise: Denoiser, noise: Tensor) -> Walk:
+        sigmas, teacher = self.teacher_sigmas(), self._solver("teacher")
+        if isinstance(teacher, Calibrated):
+            try:
+                teacher = teacher.calibrate(denoise, noise[: teacher.calibration_images], sigmas)
+            except SpecError as error:
+                raise error.under("teacher") from None
+        cost = torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
+        ends = []
+        for part in torch.split(noise, IMAGES_AT_ONCE):
+            states, slopes = record_trajectory(denoise, part, sigmas, teacher)
+            self._check_finite(states, slopes, sigmas)
+            cost += (len(part) / len(noise)) * cost_matrix(states, slopes, sigmas, self.metric).cpu()
+            ends.append(states[-1].clone())
         try:
-            solver = SOLVERS.build(self.teacher)
+            return Walk(cost, ShortestPaths(cost.numpy(), self.coeff), tuple(ends))
         except SpecError as error:
             raise error.under("teacher") from None
-        if isinstance(solver, Calibrated):
-            raise SpecError("is a solver that needs calibration itself", path="teacher", given=self.teacher["name"])
-        return solver
+
+    def _check_finite(self, states: Tensor, slopes: Tensor, sigmas: Sequence[float]) -> None:
+        finite = states.isfinite().flatten(1).all(1)
+        finite[:-1] &= slopes.isfinite().flatten(1).all(1)
+        if not finite.all():
+            sigma = sigmas[finite.tolist().index(False)]
+            raise SpecError(
+                f"its trajectory is not finite from sigma {sigma:.6g} on", path="teacher", given=self.teacher["name"]
+            )
+
+    def _path(self, denoise: Denoiser, noise: Tensor, walk: Walk) -> list[int]:
+        moves = self.num_steps - len(self._last)
+        if self.afs_search and moves > 1:
+            start, *rest = walk.paths.indices(moves - 1)
+            tried = [[start, node, *rest] for node in range(start + 1, rest[0])]
+            if len(tried) > 1:
+                return min(tried, key=lambda path: self._student_miss(denoise, noise, walk, path))
+            if tried:
+                return tried[0]
+        return walk.paths.indices(moves)
+
+    def _student_miss(self, denoise: Denoiser, noise: Tensor, walk: Walk, path: Sequence[int]) -> float:
+        """Mean L2 distance at sigma_min between the student on this path, first move free, and the teacher."""
+        grid = self.teacher_sigmas()
+        sigmas = Given((*(grid[node] for node in path), *self._last))
+        try:
+            _, plan = Sampler(self._solver("student"), sigmas, afs=True).prepare(denoise, noise)
+        except SpecError as error:
+            raise error.under("student") from None
+        total = 0.0
+        for part, end in zip(torch.split(noise, IMAGES_AT_ONCE), walk.ends, strict=True):
+            reached = state_at_sigma_min(plan, denoise, part) if self._last else plan.run(denoise, part)
+            total += float((reached.flatten(1).double() - end).norm(dim=-1).sum())
+        if not math.isfinite(total):
+            raise SpecError("ends in values that are not finite", path="student", given=self.student["name"])
+        return total / len(noise)
+
+    def _solver(self, key: str) -> Solver:
+        """The solver that the field `key` describes; what is wrong with it is told under that key."""
+        try:
+            return SOLVERS.build(getattr(self, key))
+        except SpecError as error:
+            raise error.under(key) from None
 
 
 def _on_gits(solver: dict[str, Any]) -> Callable[[int], Pair | None]:

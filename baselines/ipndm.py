@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
+from pipeline.lagrange import adams_bashforth
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.registry import require
 from pipeline.solvers import SOLVERS, Evaluate, Point, State
@@ -41,6 +41,7 @@ class IPNDM:
 
     order: Literal[1, 2, 3, 4] = 4
 
+    one_step: ClassVar[bool] = False
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -63,12 +64,13 @@ class IPNDMVariable:
 
     `coefficients` "published" are those of zju-pi/diff-sampler diff-solvers-main/solvers.py ipndm_v_sampler, whose
     tables they reproduce. At orders 3 and 4 they are not Adams-Bashforth: see `published_weights`. "exact" ones
-    integrate the interpolated slope.
+    integrate the polynomial through the slopes, as solver lms does.
     """
 
     order: Literal[1, 2, 3, 4] = 4
     coefficients: Literal["published", "exact"] = "published"
 
+    one_step: ClassVar[bool] = False
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -84,21 +86,11 @@ class IPNDMVariable:
         if target == 0:
             return points[-1].denoised, None
         behind = [point.sigma for point in reversed(points)][: self.order]
-        steps = [newer - older for newer, older in zip([target, *behind], behind, strict=False)]
-        weights = exact_weights(steps) if self.coefficients == "exact" else published_weights(steps)
+        if self.coefficients == "exact":
+            weights = [weight / (target - behind[0]) for weight in adams_bashforth(behind, target)]
+        else:
+            weights = published_weights([newer - older for newer, older in pairwise([target, *behind])])
         return _move(points, target, weights), None
-
-
-def exact_weights(steps: Sequence[float]) -> list[float]:
-    """Adams-Bashforth weights, newest slope first, for the `steps` in sigma, the one to make first.
-
-    They integrate the polynomial through the slopes exactly (Hairer, Norsett & Wanner, 1993, section III.5).
-    """
-    # The nodes in units of the step to make: 0 here, negative behind.
-    nodes = [-sum(steps[1 : k + 1]) / steps[0] for k in range(len(steps))]
-    moments = [1 / (power + 1) for power in range(len(steps))]
-    weights: list[float] = np.linalg.solve(np.vander(nodes, increasing=True).T, moments).tolist()
-    return weights
 
 
 def published_weights(steps: Sequence[float]) -> list[float]:
@@ -129,17 +121,24 @@ def published_weights(steps: Sequence[float]) -> list[float]:
     return weights
 
 
-def _ipndm(nfe: int) -> Pair | None:
-    if nfe < 1:
-        return None
-    return {"name": "ipndm", "order": 4}, {"name": "edm", "num_steps": nfe, "final": "sigma_min"}
+def _fourth_order(name: str) -> Callable[[int], Pair | None]:
+    def pair(nfe: int) -> Pair | None:
+        if nfe < 1:
+            return None
+        return {"name": name, "order": 4}, {"name": "edm", "num_steps": nfe, "final": "sigma_min"}
+
+    return pair
 
 
-METHODS.register(
-    Method(
-        name="ipndm",
-        title="iPNDM",
-        source="Zhang & Chen, 2023, arXiv 2204.13902; order 4, polynomial schedule, rho 7: zju-pi/diff-sampler, README",
-        pair=_ipndm,
+for _name, _title, _paper in (
+    ("ipndm", "iPNDM", "Zhang & Chen, 2023, arXiv 2204.13902"),
+    ("ipndm_v", "iPNDM_v", "zju-pi/diff-sampler, after Zhang & Chen, 2023, arXiv 2204.13902"),
+):
+    METHODS.register(
+        Method(
+            name=_name,
+            title=_title,
+            source=f"{_paper}; order 4, polynomial schedule, rho 7: zju-pi/diff-sampler, README",
+            pair=_fourth_order(_name),
+        )
     )
-)

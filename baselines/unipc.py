@@ -37,6 +37,7 @@ class UniPC:
     lower_order_final: bool = True
     disable_corrector: tuple[int, ...] = ()
 
+    one_step: ClassVar[bool] = False
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:

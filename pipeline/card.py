@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def card(result: TrialResult) -> dict[str, Any]:
         "model_hash": result.model_hash,
         "reference_hash": result.reference_hash,
     }
-    written = _card(describe(result), benchmark, result.spec, result.solver, result.plan)
+    written = _card(describe(result), benchmark, result.spec, result.solver, result.plan, result.walk)
     return written | {"result": score, "revision": result.git_revision, "versions": dict(result.versions)}
 
 
@@ -56,14 +56,21 @@ def plan_card(spec: TrialSpec, prepared: Prepared, benchmark: Benchmark) -> dict
         "model_hash": benchmark.model_hash,
         "reference_hash": benchmark.reference_hash,
     }
-    written = _card(describe(spec), held, spec, prepared.solver, prepared.plan)
+    written = _card(describe(spec), held, spec, prepared.solver, prepared.plan, prepared.walk)
     setup = {"setup_nfe": prepared.setup_nfe, "setup_rows": prepared.setup_rows}
     return written | setup | {"revision": git_revision(), "versions": versions()}
 
 
 def _card(
-    method: str, benchmark: Mapping[str, Any], spec: TrialSpec, solver: Mapping[str, Any], plan: Plan
+    method: str,
+    benchmark: Mapping[str, Any],
+    spec: TrialSpec,
+    solver: Mapping[str, Any],
+    plan: Plan,
+    walk: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:
+    # Columns, since a walk may have hundreds of steps.
+    steps = {key: [step[key] for step in walk] for key in walk[0]} if walk else {}
     return {
         "schema": SCHEMA,
         "method": method,
@@ -73,6 +80,7 @@ def _card(
         "solver": dict(solver),
         "plan_digest": plan.digest,
         "plan": plan.to_json(),
+        **({"walk": steps} if steps else {}),
     }
 
 

@@ -19,7 +19,7 @@ CALIBRATION_SEEDS = 2**40
 # Workers meet the same seeds in each trial. 256 MiB hold 10 000 CIFAR-10 images twice over, in float32.
 CACHE_BYTES = 256 * 2**20
 
-_Key = tuple[range | tuple[int, ...], tuple[int, ...], torch.dtype]
+_Key = tuple[range | tuple[int, ...], tuple[int, ...], torch.dtype, int]
 
 
 class _Cache:
@@ -52,13 +52,16 @@ class _Cache:
 _cache = _Cache(CACHE_BYTES)
 
 
-def noise(seeds: Sequence[int] | range, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+def noise(
+    seeds: Sequence[int] | range, shape: Sequence[int], dtype: torch.dtype = torch.float32, *, stream: int = 0
+) -> Tensor:
     """Unit-normal noise, one image a seed, on the CPU -> (len(seeds), *shape).
 
-    Seeds are whole numbers from 0 to 2**128 - 1. The tensor is the caller's own; torch's and numpy's global generators
-    are neither read nor moved.
+    Seeds are whole numbers from 0 to 2**128 - 1. Stream 0 is what a path starts from; each further stream of a seed is
+    independent of it, for the fresh noise of a stochastic step. The tensor is the caller's own; torch's and numpy's
+    global generators are neither read nor moved.
     """
-    key: _Key = (seeds if isinstance(seeds, range) else tuple(int(s) for s in seeds), tuple(shape), dtype)
+    key: _Key = (seeds if isinstance(seeds, range) else tuple(int(s) for s in seeds), tuple(shape), dtype, stream)
     held = _cache.get(key)
     if held is None:
         held = _draw(*key)
@@ -66,9 +69,10 @@ def noise(seeds: Sequence[int] | range, shape: Sequence[int], dtype: torch.dtype
     return held.clone()
 
 
-def _draw(seeds: range | tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _draw(seeds: range | tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype, stream: int) -> Tensor:
     images = torch.empty((len(seeds), *shape), dtype=dtype)
     for row, seed in zip(images, seeds, strict=True):
-        generator = np.random.Generator(np.random.Philox(key=seed))
+        # A stream starts at its own word of the 256-bit counter, 2**192 draws from the next.
+        generator = np.random.Generator(np.random.Philox(key=seed, counter=stream << 192))
         row.copy_(torch.from_numpy(np.asarray(generator.standard_normal(shape))))
     return images

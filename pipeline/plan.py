@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +21,14 @@ from pipeline.denoiser import Denoiser
 from pipeline.registry import SpecError
 
 Terms = dict[str, float]
+# Fresh noise that a stochastic step adds: n1, n2, ...
+FRESH = re.compile("n([1-9][0-9]*)")
 # Below this, beside the largest coefficient of its row, a coefficient is what rounding left of a zero.
 NEGLIGIBLE = 1e-15
 
 
 class FormalVector:
-    """A combination of named vectors: the noise `n`, inputs `x3`, outputs `d3`, carried states `c3`.
+    """A combination of named vectors: the noise `n`, fresh noise `n3`, inputs `x3`, outputs `d3`, carried states `c3`.
 
     Its arithmetic is the least that a solver needs. `name` turns it into a single named term in place, so that whoever
     still holds it goes on with the name rather than with its expansion: that keeps every row short.
@@ -76,7 +79,8 @@ class Stage:
 class Plan:
     """A traced sampler. `len(plan)` is the NFE; `sigmas` is the schedule it was traced on, for people to read.
 
-    Registers: `n` the unit-normal noise, `xk` the input of evaluation k, `dk` its output, `ck...` a carried state.
+    Registers: `n` the unit-normal noise, `nk` the fresh noise of stream k, `xk` the input of evaluation k, `dk` its
+    output, `ck...` a carried state.
     """
 
     stages: tuple[Stage, ...]
@@ -97,11 +101,27 @@ class Plan:
         canonical.update(("out:" + _canonical(self.output)).encode())
         return canonical.hexdigest()[:16]
 
-    def run(self, denoise: Denoiser, noise: Tensor) -> Tensor:
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """The streams of fresh noise that a run asks for; none where the sampler is deterministic."""
+        read = {key for terms, _ in self._reads() for key in terms}
+        return tuple(sorted(int(found[1]) for found in map(FRESH.fullmatch, read) if found))
+
+    def run(self, denoise: Denoiser, noise: Tensor, fresh: Callable[[int], Tensor] | None = None) -> Tensor:
         """Sample: unit-normal `noise` (B, C, H, W) in the dtype and on the device of the state -> (B, C, H, W).
 
         Coefficients are Python floats and sigmas too, so nothing here waits for a device.
+
+        Args:
+            denoise: D(x; sigma).
+            noise: what the paths start from.
+            fresh: unit-normal noise of a stream, the shape of `noise`; needed where `streams` is not empty.
+
+        Raises:
+            ValueError: the plan is stochastic and there is no `fresh`.
         """
+        if fresh is None and self.streams:
+            raise ValueError(f"a stochastic plan needs fresh noise for {len(self.streams)} steps: give `fresh`")
         held: dict[str, Tensor] = {"n": noise}
         last_use = self._last_use()
         largest = torch.finfo(noise.dtype).max
@@ -109,6 +129,8 @@ class Plan:
         def combine(terms: Terms) -> Tensor:
             total = torch.zeros_like(noise)
             for key, value in terms.items():
+                if fresh is not None and key not in held and (found := FRESH.fullmatch(key)):
+                    held[key] = fresh(int(found[1])).to(noise)
                 # Beyond the dtype torch refuses a factor; infinite, it gives samples that are seen not to be finite.
                 total.add_(held[key], alpha=value if abs(value) <= largest else math.copysign(math.inf, value))
             return total
@@ -166,7 +188,7 @@ class Plan:
         for k, stage in enumerate(stages):
             if stage.sigma <= 0:
                 raise SpecError("evaluates at no noise", path=f"plan row {k}", given=stage.sigma, allowed="above 0")
-        known = {"n"}
+        known = {"n", *(f"n{stream}" for stream in plan.streams)}
         for k, (terms, written) in enumerate(plan._reads()):
             unknown = sorted(set(terms) - known)
             if unknown:
@@ -191,9 +213,9 @@ class Tape:
         self.stages: list[Stage] = []
         self._carry: dict[str, Terms] = {}
 
-    def noise(self) -> FormalVector:
-        """The unit-normal noise that every plan starts from."""
-        return FormalVector({"n": 1.0})
+    def noise(self, stream: int = 0) -> FormalVector:
+        """The unit-normal noise that every plan starts from, or fresh noise of another stream."""
+        return FormalVector({f"n{stream}" if stream else "n": 1.0})
 
     def denoise(self, x: FormalVector, sigma: float) -> FormalVector:
         """Record an evaluation of `x` at `sigma`; `x` becomes a named register, the answer is one."""

@@ -17,7 +17,10 @@ def spec(
     solver: str | None,
     schedule: str | None,
     settings: list[str],
-    afs: bool,
+    *,
+    afs: bool = False,
+    denoise_to_zero: bool = False,
+    churn: str | None = None,
 ) -> TrialSpec:
     """The spec that `plan`'s options describe."""
     if baseline is not None and (solver is not None or schedule is not None):
@@ -42,25 +45,37 @@ def spec(
                 given=nfe,
                 allowed=_runs(possible),
             )
-        parts = {"solver": dict(pair[0]), "schedule": dict(pair[1])}
+        parts: dict[str, dict[str, Any]] = {"solver": dict(pair[0]), "schedule": dict(pair[1])}
     elif solver is None or schedule is None:
         raise SpecError("give --baseline with --nfe, or --solver with --schedule")
     else:
         parts = {"solver": _part(solver, "--solver"), "schedule": _part(schedule, "--schedule")}
+    if churn is not None:
+        parts["churn"] = _churn(churn)
     for setting in settings:
         path, equals, text = setting.partition("=")
         keys = path.split(".")
-        if not equals or len(keys) < 2 or keys[0] not in parts:
+        if not equals or len(keys) < 2 or keys[0] not in ("solver", "schedule", "churn"):
             raise SpecError(
-                "is no setting", path="--set", given=setting, allowed="solver.FIELD=VALUE or schedule.FIELD=VALUE"
+                "is no setting",
+                path="--set",
+                given=setting,
+                allowed="solver.FIELD=VALUE, schedule.FIELD=VALUE or churn.FIELD=VALUE",
             )
-        inner: dict[str, Any] = parts[keys[0]]
+        inner: dict[str, Any] = parts.setdefault(keys[0], {})
         for key in keys[1:-1]:
             inner = inner.setdefault(key, {})
             if not isinstance(inner, dict):
                 raise SpecError("is no setting", path="--set", given=setting, allowed="a field of a mapping")
         inner[keys[-1]] = _value(text)
-    described = TrialSpec(benchmark, parts["solver"], parts["schedule"], afs)
+    described = TrialSpec(
+        benchmark,
+        parts["solver"],
+        parts["schedule"],
+        afs=afs,
+        denoise_to_zero=denoise_to_zero,
+        churn=parts.get("churn"),
+    )
     described.sampler()
     return described
 
@@ -74,6 +89,17 @@ def _runs(numbers: list[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _churn(text: str) -> dict[str, Any]:
+    value = _value(text)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"s_churn": value}
+    if not isinstance(value, dict):
+        raise SpecError(
+            "is neither a number nor JSON", path="--churn", given=text, allowed='40 or {"s_churn": 40, ...}'
+        )
+    return value
 
 
 def _part(text: str, option: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pipeline import benchmarks, trial
 from pipeline.benchmarks import Benchmark
 from pipeline.card import read_card
 from pipeline.metrics.features import quantise
-from pipeline.noise import noise
 from pipeline.plan import Plan
 from pipeline.registry import SpecError
 from pipeline.trial import TrialSpec
@@ -89,7 +88,7 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
 def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:
     """Draw a card's samples as one picture."""
     _, plan, held = opened(card)
-    samples = plan.run(held.denoiser(), noise(range(first_seed, first_seed + images), held.shape))
+    samples = trial.draw(plan, held.denoiser(), held.shape, range(first_seed, first_seed + images))
     return figures.picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)
 
 

@@ -1,7 +1,7 @@
 """A method is a pair, solver x schedule, and this is the only sampling loop there is.
 
-The loop owns the first evaluation of every step, the history of points and the analytical first step, so that a solver
-is only its formula and none of these exists twice.
+The loop owns the first evaluation of every step, the history of points, the analytical first step, the churn and the
+last denoising, so that a solver is only its formula and none of these exists twice.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from pipeline.churn import Churn
 from pipeline.denoiser import Denoiser
 from pipeline.plan import Plan, Tape
+from pipeline.registry import SpecError
 from pipeline.schedules import Schedule
 from pipeline.solvers import HISTORY, Evaluate, Point, Solver
 
@@ -39,6 +42,8 @@ def integrate(
     solver: Solver,
     *,
     afs: bool = False,
+    churn: Churn | None = None,
+    fresh: Callable[[int], Any] | None = None,
     observe: Callable[[Point], object] | None = None,
     carry: Callable[[Any], Any] | None = None,
 ) -> Any:
@@ -51,12 +56,21 @@ def integrate(
         solver: moves x, one step of the schedule at a time.
         afs: take the first point from the closed form D = x - sigma x / sqrt(1 + sigma^2) instead of the network
             (analytical first step; Dockhorn et al., 2022, arXiv 2210.05475).
+        churn: lift x by fresh noise before each evaluation of the schedule; for solvers of one step.
+        fresh: the unit-normal noise of step i, asked for as i + 1 since stream 0 is what x started from; with `churn`.
         observe: called with each evaluated point of the schedule.
         carry: called with the solver's state after each step; the tape uses it.
     """
+    if churn is not None:
+        churn.require_one_step(solver)
     points: deque[Point] = deque(maxlen=HISTORY)
     state: Any = None
-    for i, sigma in enumerate(sigmas[:-1]):
+    for i, node in enumerate(sigmas[:-1]):
+        sigma = node if churn is None else churn.lifted(node, len(sigmas) - 1)
+        if churn is not None and sigma > node:
+            if fresh is None:
+                raise ValueError("churn needs fresh noise: give `fresh`")
+            x = x + (churn.s_noise * math.sqrt(sigma**2 - node**2)) * fresh(i + 1)
         free = afs and i == 0
         denoised = (1 - sigma / math.sqrt(1 + sigma**2)) * x if free else denoise(x, sigma)
         points.append(Point(sigma, x, denoised))
@@ -68,21 +82,45 @@ def integrate(
     return x
 
 
-def trace(solver: Solver, sigmas: Sequence[float], *, afs: bool = False) -> Plan:
+def trace(solver: Solver, sigmas: Sequence[float], *, afs: bool = False, churn: Churn | None = None) -> Plan:
     """Write the sampler down as a `Plan`; no network is needed, since only the sigmas decide the coefficients."""
     tape = Tape()
     values = tuple(float(sigma) for sigma in sigmas)
-    end = integrate(tape.denoise, values[0] * tape.noise(), values, solver, afs=afs, carry=tape.carry)
+    start = values[0] * tape.noise()
+    end = integrate(tape.denoise, start, values, solver, afs=afs, churn=churn, fresh=tape.noise, carry=tape.carry)
     return tape.plan(end, values)
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A schedule that has something to tell of each step it took while it placed the sigmas (SDM's realised bound)."""
+
+    def place(self, denoise: Denoiser, noise: Tensor) -> tuple[Tensor, Sequence[Any]]:
+        """What `sigmas` gives, and the steps. `noise`: (B, C, H, W) unit normal."""
+        ...
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A solver on a schedule. `prepare` learns, calibrates and traces; the result no longer depends on any batch."""
+    """A solver on a schedule. `prepare` learns, calibrates and traces; the result no longer depends on any batch.
+
+    `afs` and `churn` are the loop's (see `integrate`). `denoise_to_zero` goes on to 0 where the schedule stops at
+    sigma_min, for one more evaluation (zju-pi/diff-sampler's option of that name). `walk` is what a schedule recorded
+    while it placed the sigmas; `prepare` fills it in.
+    """
 
     solver: Solver
     schedule: Schedule
     afs: bool = False
+    denoise_to_zero: bool = False
+    churn: Churn | None = None
+    walk: tuple[Any, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if self.churn is not None:
+            self.churn.require_one_step(self.solver)
+        if self.denoise_to_zero and getattr(self.schedule, "final", None) == "zero":
+            raise _already_at_zero()
 
     @property
     def calibration_images(self) -> int:
@@ -91,9 +129,30 @@ class Sampler:
         return max(self.schedule.calibration_images, solver)
 
     def prepare(self, denoise: Denoiser, noise: Tensor) -> tuple[Sampler, Plan]:
-        """Place the sigmas, take the solver's decision, trace. `noise`: (`calibration_images`, C, H, W) unit normal."""
-        sigmas = self.schedule.sigmas(denoise, noise[: self.schedule.calibration_images])
-        solver = self.solver
+        """Place the sigmas, take the solver's decision, trace. `noise`: (`calibration_images`, C, H, W) unit normal.
+
+        The decision is taken on the deterministic path, without churn.
+        """
+        learned, walk = noise[: self.schedule.calibration_images], self.walk
+        if isinstance(self.schedule, Recorded):
+            placed, steps = self.schedule.place(denoise, learned)
+            walk = tuple(steps)
+        else:
+            placed = self.schedule.sigmas(denoise, learned)
+        if self.denoise_to_zero:
+            if placed[-1] == 0:
+                raise _already_at_zero()
+            placed = torch.cat([placed, placed.new_zeros(1)])
+        sigmas, solver = placed.tolist(), self.solver
         if isinstance(solver, Calibrated):
-            solver = solver.calibrate(denoise, noise[: solver.calibration_images], sigmas.tolist())
-        return replace(self, solver=solver), trace(solver, sigmas.tolist(), afs=self.afs)
+            solver = solver.calibrate(denoise, noise[: solver.calibration_images], sigmas)
+        return replace(self, solver=solver, walk=walk), trace(solver, sigmas, afs=self.afs, churn=self.churn)
+
+
+def _already_at_zero() -> SpecError:
+    return SpecError(
+        "is for a schedule that stops at sigma_min",
+        path="denoise_to_zero",
+        given=True,
+        allowed="false, or final: sigma_min in the schedule",
+    )

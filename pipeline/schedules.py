@@ -44,16 +44,33 @@ SCHEDULES: Registry[Schedule] = Registry("schedule", ("pipeline.sdm", "baselines
 
 
 def check_sigmas(sigmas: Tensor, name: str) -> Tensor:
-    """Return `sigmas` if they are a schedule: float64, finite, strictly decreasing, not negative, at least two."""
-    values = sigmas.tolist()
-    decreasing = all(a > b for a, b in itertools.pairwise(values))
-    if len(values) < 2 or not decreasing or values[-1] < 0 or not all(map(math.isfinite, values)):
-        raise SpecError(
-            f"schedule {name!r} gives sigmas that are not strictly decreasing",
-            given=[float(f"{v:.4g}") for v in values],
-            allowed="at least two finite sigmas, each below the one before, none negative",
-        )
+    """Return `sigmas` if they are a schedule: float64, finite, strictly decreasing, not negative, at least two.
+
+    Raises:
+        SpecError: they are not; it names the first sigma that is wrong, or the first two that do not decrease.
+    """
+    values = sigmas.to(torch.float64).tolist()
+    if len(values) < 2:
+        raise SpecError(f"schedule {name!r} gives fewer than two sigmas", given=values, allowed="two or more")
+    for i, value in enumerate(values):
+        if not 0 <= value < math.inf:
+            raise SpecError(
+                f"schedule {name!r} gives a sigma that is negative or not finite: sigma {i}",
+                given=value,
+                allowed="0 or more, and finite",
+            )
+    for i, (before, after) in enumerate(itertools.pairwise(values)):
+        if before <= after:
+            raise SpecError(
+                f"schedule {name!r} gives sigmas that are not strictly decreasing: sigmas {i} and {i + 1}",
+                given=[before, after],
+                allowed="each below the one before",
+            )
     return sigmas.to(torch.float64)
+
+
+def _check_rho(rho: float) -> None:
+    require(0.1 <= rho <= 1e6, "rho", rho, "0.1 to 1e6")
 
 
 @dataclass(frozen=True)
@@ -72,21 +89,34 @@ class ClosedForm:
         require(1 <= self.num_steps <= MOST_STEPS, "num_steps", self.num_steps, f"1 to {MOST_STEPS}")
         require(0 < self.sigma_max < math.inf, "sigma_max", self.sigma_max, "above 0 and finite")
         require(0 < self.sigma_min < self.sigma_max, "sigma_min", self.sigma_min, f"above 0 and below {self.sigma_max}")
+        require(self.final in ("zero", "sigma_min"), "final", self.final, "zero, sigma_min")
+
+    @property
+    def nodes(self) -> int:
+        """How many sigmas above 0 there are."""
+        return self.num_steps + (self.final == "sigma_min")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The highest and the lowest sigma above 0; with a single one, it is the highest."""
+        return self.sigma_max, self.sigma_min
 
     def curve(self, u: np.ndarray) -> np.ndarray:
         """Sigma at u in [0, 1]: sigma_max at 0, sigma_min at 1."""
         raise NotImplementedError  # the subclass is the formula
 
+    def above_zero(self) -> np.ndarray:
+        """The sigmas above 0, (nodes,) float64."""
+        sigmas = np.asarray(self.curve(np.linspace(0.0, 1.0, self.nodes)), dtype=np.float64)
+        # The ends are what was asked for, not what rounding made of it.
+        sigmas[-1] = self.sigma_min
+        sigmas[0] = self.sigma_max
+        return sigmas
+
     def sigmas(self, denoise: Denoiser | None = None, noise: Tensor | None = None) -> Tensor:
         """(N + 1,) float64; neither the denoiser nor noise is used."""
         del denoise, noise
-        nodes = self.num_steps + (self.final == "sigma_min")
-        u = np.linspace(0.0, 1.0, nodes) if nodes > 1 else np.zeros(1)
-        sigmas = np.asarray(self.curve(u), dtype=np.float64)
-        # The ends are what was asked for, not what rounding made of it.
-        sigmas[0] = self.sigma_max
-        if nodes > 1:
-            sigmas[-1] = self.sigma_min
+        sigmas = self.above_zero()
         if self.final == "zero":
             sigmas = np.append(sigmas, 0.0)
         return check_sigmas(torch.from_numpy(sigmas), self.registry_name)
@@ -101,7 +131,7 @@ class EDM(ClosedForm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0.1 <= self.rho <= 1e6, "rho", self.rho, "0.1 to 1e6")
+        _check_rho(self.rho)
 
     def curve(self, u: np.ndarray) -> np.ndarray:
         """Linear in sigma^(1/rho)."""
@@ -119,29 +149,127 @@ class LogSNR(ClosedForm):
         return np.asarray(self.sigma_max * (self.sigma_min / self.sigma_max) ** u)
 
 
+@SCHEDULES.register("loglinear")
+@dataclass(frozen=True)
+class LogLinear(LogSNR):
+    """Uniform in log sigma, under the name that aiimaginglab/sdm gives it: the sigmas of `logsnr`."""
+
+
+@SCHEDULES.register("ve")
+@dataclass(frozen=True)
+class VE(LogSNR):
+    """sigma^2 geometric, the VE discretisation of Karras et al., 2022, arXiv 2206.00364, Table 1: those of `logsnr`.
+
+    The process is Song et al.'s (2021, arXiv 2011.13456).
+    """
+
+
+def vp_sigma(t: np.ndarray, form: ClosedForm, epsilon_s: float) -> np.ndarray:
+    """sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), the VP process's sigma (Karras et al., 2022, Table 1).
+
+    beta_d and beta_min follow from sigma_min at time epsilon_s and sigma_max at time 1.
+    """
+    log_high, log_low = math.log1p(form.sigma_max**2), math.log1p(form.sigma_min**2)
+    beta_d = 2 * (log_low / epsilon_s - log_high) / (epsilon_s - 1)
+    beta_min = log_high - 0.5 * beta_d
+    return np.asarray(np.sqrt(np.expm1(0.5 * beta_d * t**2 + beta_min * t)))
+
+
+def _check_epsilon_s(epsilon_s: float) -> None:
+    require(0 < epsilon_s < 1, "epsilon_s", epsilon_s, "above 0 and below 1")
+
+
+@SCHEDULES.register("vp")
+@dataclass(frozen=True)
+class VP(ClosedForm):
+    """Uniform in the VP process's time, from 1 to epsilon_s (Song et al., 2021; Karras et al., 2022, Table 1).
+
+    The sigmas of `time_uniform` with rho 1.
+    """
+
+    epsilon_s: float = 1e-3  # Karras et al. (2022), Table 1, VP column
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_epsilon_s(self.epsilon_s)
+
+    def curve(self, u: np.ndarray) -> np.ndarray:
+        """Sigma(t) at t linear from 1 to epsilon_s."""
+        return vp_sigma(1 + u * (self.epsilon_s - 1), self, self.epsilon_s)
+
+
 @SCHEDULES.register("time_uniform")
 @dataclass(frozen=True)
 class TimeUniform(ClosedForm):
-    """Uniform in the VP process's time to the power 1/rho (Song et al., 2021, arXiv 2011.13456; DEIS uses rho = 2).
-
-    The VP process's beta_d and beta_min follow from sigma_min at time epsilon_s and sigma_max at time 1.
-    """
+    """Uniform in the VP process's time to the power 1/rho (Song et al., 2021, arXiv 2011.13456; DEIS uses rho = 2)."""
 
     rho: float = 1.0
     epsilon_s: float = 1e-3  # Karras et al. (2022), Table 1, VP column
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0.1 <= self.rho <= 1e6, "rho", self.rho, "0.1 to 1e6")
-        require(0 < self.epsilon_s < 1, "epsilon_s", self.epsilon_s, "above 0 and below 1")
+        _check_rho(self.rho)
+        _check_epsilon_s(self.epsilon_s)
 
     def curve(self, u: np.ndarray) -> np.ndarray:
-        """Sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1) at t linear in t^(1/rho)."""
-        log_high, log_low = math.log1p(self.sigma_max**2), math.log1p(self.sigma_min**2)
-        beta_d = 2 * (log_low / self.epsilon_s - log_high) / (self.epsilon_s - 1)
-        beta_min = log_high - 0.5 * beta_d
+        """Sigma(t) at t^(1/rho) linear from 1 to epsilon_s^(1/rho)."""
         t = (1 + u * (self.epsilon_s ** (1 / self.rho) - 1)) ** self.rho
-        return np.asarray(np.sqrt(np.expm1(0.5 * beta_d * t**2 + beta_min * t)))
+        return vp_sigma(t, self, self.epsilon_s)
+
+
+@SCHEDULES.register("iddpm")
+@dataclass(frozen=True)
+class IDDPM(ClosedForm):
+    """Members of iDDPM's grid of m noise levels (Nichol & Dhariwal, 2021, arXiv 2102.09672).
+
+    In the form of Karras et al., 2022, Table 1: sigma_j^2 + 1 is the product over k > j of 1 / max(a_{k-1} / a_k, c_1),
+    with a_k = sin^2(pi k / (2 m (1 + c_2))), the cosine schedule. Of the members between sigma_min and sigma_max, those
+    at evenly spaced indices are taken, rounded. The ends are therefore members too: 71.29 and 0.00643 by default, not
+    sigma_max and sigma_min.
+
+    Raises:
+        SpecError: more sigmas are asked for than the grid has in this range.
+    """
+
+    c_1: float = 0.001  # Karras et al. (2022), Table 1, iDDPM column; so are the next two
+    c_2: float = 0.008
+    m: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.c_1 < 1, "c_1", self.c_1, "above 0 and below 1")
+        require(0 <= self.c_2 < math.inf, "c_2", self.c_2, "0 or more and finite")
+        require(1 <= self.m <= MOST_STEPS, "m", self.m, f"1 to {MOST_STEPS}")
+        members = len(self.members())
+        if self.nodes > members:
+            raise SpecError(
+                f"asks for {self.nodes} sigmas above 0, and the grid has {members} from sigma_min to sigma_max",
+                path="num_steps",
+                given=self.num_steps,
+                allowed=f"at most {members - (self.final == 'sigma_min')}, or a wider range, or a larger m",
+            )
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The highest and the lowest member in the range."""
+        members = self.members()
+        return float(members[0]), float(members[-1])
+
+    def members(self) -> np.ndarray:
+        """The grid's sigmas from sigma_max down to sigma_min."""
+        level = np.sin(0.5 * np.pi * np.arange(self.m + 1) / (self.m * (1 + self.c_2))) ** 2
+        with np.errstate(over="ignore"):  # a level beyond double precision is above any sigma_max
+            growth = np.cumprod(1 / np.maximum(level[:-1] / level[1:], self.c_1)[::-1])[::-1]
+        grid = np.sqrt(growth - 1)
+        return np.asarray(grid[(grid >= self.sigma_min) & (grid <= self.sigma_max)])
+
+    def above_zero(self) -> np.ndarray:
+        """Members at evenly spaced indices, (nodes,), counted from the lowest (aiimaginglab/sdm modules/utils.py)."""
+        rising = self.members()[::-1]
+        if self.nodes == 1:
+            return rising[-1:]
+        picked = np.round(np.linspace(0, len(rising) - 1, self.nodes)).astype(int)
+        return np.array(rising[picked][::-1])
 
 
 @SCHEDULES.register("given")
@@ -155,7 +283,10 @@ class Given:
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        check_sigmas(torch.tensor(self.values, dtype=torch.float64), "given")
+        try:
+            check_sigmas(torch.tensor(self.values, dtype=torch.float64), self.registry_name)
+        except SpecError as error:
+            raise error.under("values") from None
 
     def sigmas(self, denoise: Denoiser | None = None, noise: Tensor | None = None) -> Tensor:
         """The listed values, float64."""

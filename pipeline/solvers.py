@@ -45,11 +45,15 @@ class Solver(Protocol):
     """Moves x from sigmas[i] to sigmas[i + 1].
 
     `points` are the last evaluated points, at most `HISTORY`, the current one last and already paid for. `denoise`
-    makes further evaluations. Linear in x and in every denoised; deterministic; frozen.
+    makes further evaluations. Linear in x and in every denoised; deterministic; frozen. `one_step` says that neither
+    earlier points nor a state are read, so that x may be moved between steps (churn).
     """
 
     @property
     def order(self) -> int: ...
+
+    @property
+    def one_step(self) -> bool: ...
 
     def step(
         self, denoise: Evaluate, points: Sequence[Point], sigmas: Sequence[float], i: int, state: State
@@ -78,6 +82,7 @@ class Euler:
     """Euler's rule; DDIM in these coordinates (Song et al., 2021, arXiv 2010.02502)."""
 
     order: ClassVar[int] = 1
+    one_step: ClassVar[bool] = True
     registry_name: ClassVar[str]
 
     def step(
@@ -99,6 +104,7 @@ class Heun:
     alpha: float = 1.0
 
     order: ClassVar[int] = 2
+    one_step: ClassVar[bool] = True
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -117,4 +123,37 @@ class Heun:
         x = euler_move(here, sigma)
         there = Point(sigma, x, denoise(x, sigma))
         weight = 1 / (2 * self.alpha)
+        return here.x + (move * (1 - weight)) * here.slope + (move * weight) * there.slope, None
+
+
+@SOLVERS.register("dpm_solver_2")
+@dataclass(frozen=True)
+class DPMSolver2:
+    """DPM-Solver-2: two stages, the second at r of the step in log sigma (Lu et al., 2022, arXiv 2206.00927).
+
+    r = 1/2 is the paper's Algorithm 1, r = 1 Heun's rule. The move to 0 returns the denoised, for one evaluation.
+    """
+
+    r: float = 0.5
+
+    order: ClassVar[int] = 2
+    one_step: ClassVar[bool] = True
+    registry_name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require(0 < self.r <= 1, "r", self.r, "above 0, at most 1")
+
+    def step(
+        self, denoise: Evaluate, points: Sequence[Point], sigmas: Sequence[float], i: int, state: State
+    ) -> tuple[Any, State]:
+        """Two evaluations: the loop's, and one at sigma^(1 - r) * next^r."""
+        del state
+        here, target = points[-1], sigmas[i + 1]
+        if target == 0:
+            return here.denoised, None
+        move = target - here.sigma
+        sigma = target if self.r == 1 else here.sigma ** (1 - self.r) * target**self.r
+        x = euler_move(here, sigma)
+        there = Point(sigma, x, denoise(x, sigma))
+        weight = 1 / (2 * self.r)
         return here.x + (move * (1 - weight)) * here.slope + (move * weight) * there.slope, None

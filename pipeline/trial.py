@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from pipeline.benchmarks import Benchmark
-from pipeline.denoiser import Meter
+from pipeline.churn import Churn
+from pipeline.denoiser import Denoiser, Meter
 from pipeline.metrics.distances import jackknife
 from pipeline.metrics.moments import Moments
 from pipeline.noise import CALIBRATION_SEEDS, noise
@@ -37,6 +39,8 @@ class TrialSpec:
     solver: Mapping[str, Any]
     schedule: Mapping[str, Any]
     afs: bool = False
+    denoise_to_zero: bool = False
+    churn: Mapping[str, Any] | None = None
     images: int = 8000
     first_seed: int = 0
     shard_images: int = 400
@@ -68,7 +72,11 @@ class TrialSpec:
             schedule = SCHEDULES.build(self.schedule)
         except SpecError as error:
             raise error.under("schedule") from None
-        return Sampler(solver, schedule, self.afs)
+        try:
+            churn = None if self.churn is None else build_dataclass(Churn, self.churn)
+        except SpecError as error:
+            raise error.under("churn") from None
+        return Sampler(solver, schedule, self.afs, self.denoise_to_zero, churn)
 
     def shards(self) -> list[range]:
         """The seeds of each shard, in order."""
@@ -89,7 +97,8 @@ class TrialSpec:
 class Prepared:
     """A spec made ready: its plan, and what placing the sigmas and taking the solver's decision cost.
 
-    `setup_rows` counts network rows; `setup_nfe` is rows per calibration image, the figure to set beside NFE.
+    `setup_rows` counts network rows; `setup_nfe` is rows per calibration image, the figure to set beside NFE. `walk` is
+    what the schedule recorded of each step it took, one mapping a step (SDM's realised bound); else empty.
     """
 
     plan: Plan
@@ -97,6 +106,7 @@ class Prepared:
     setup_rows: int
     setup_images: int
     seconds: float
+    walk: tuple[Mapping[str, float], ...] = ()
 
     @property
     def setup_nfe(self) -> float:
@@ -136,6 +146,7 @@ class TrialResult:
     benchmark_version: int
     reference_hash: str
     model_hash: str
+    walk: tuple[Mapping[str, float], ...] = ()
     git_revision: str = field(default_factory=git_revision)
     versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -151,13 +162,15 @@ class TrialResult:
             "spec": self.spec.to_json(),
             "plan": self.plan.to_json(),
             "solver": dict(self.solver),
+            "walk": [dict(step) for step in self.walk],
             "versions": dict(self.versions),
         }
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TrialResult:
         """Read a result back."""
-        held = {name: value[name] for name in TrialResult.__dataclass_fields__}
+        held = {name: value[name] for name in TrialResult.__dataclass_fields__ if name in value or name != "walk"}
+        held["walk"] = tuple(held.get("walk", ()))  # results of earlier versions have none
         return TrialResult(**held | {"spec": TrialSpec.from_json(value["spec"]), "plan": Plan.from_json(value["plan"])})
 
 
@@ -189,7 +202,13 @@ def prepare(spec: TrialSpec, benchmark: Benchmark) -> Prepared:
     images = sampler.calibration_images
     calibration = noise(range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + images), benchmark.shape, torch.float64)
     decided, plan = sampler.prepare(meter, calibration)
-    return Prepared(plan, to_spec(decided.solver), meter.rows, images, time.perf_counter() - started)
+    walk = tuple(step._asdict() for step in decided.walk)
+    return Prepared(plan, to_spec(decided.solver), meter.rows, images, time.perf_counter() - started, walk)
+
+
+def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range) -> Tensor:
+    """The plan's samples from the noise of these seeds, fresh noise included: (len(seeds), *shape)."""
+    return plan.run(denoise, noise(seeds, shape), lambda stream: noise(seeds, shape, stream=stream))
 
 
 class NotFiniteError(ArithmeticError):
@@ -204,7 +223,7 @@ def evaluate(plan: Plan, benchmark: Benchmark, seeds: range) -> ShardResult:
     """
     started = time.perf_counter()
     meter = Meter(benchmark.denoiser())
-    samples = plan.run(meter, noise(seeds, benchmark.shape))
+    samples = draw(plan, meter, benchmark.shape, seeds)
     wrong = int((~torch.isfinite(samples.flatten(1)).all(dim=1)).sum())
     if wrong:
         raise NotFiniteError(f"{wrong} of {len(seeds)} samples are not finite (seeds {seeds.start}-{seeds.stop - 1})")
@@ -234,17 +253,24 @@ def finish(spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], b
         benchmark_version=benchmark.version,
         reference_hash=benchmark.reference_hash,
         model_hash=benchmark.model_hash,
+        walk=prepared.walk,
     )
 
 
 def describe(spec: TrialSpec | TrialResult) -> str:
-    """A method in a few words: solver, where it switches, schedule and its moves."""
-    solver = spec.solver
-    schedule = spec.schedule if isinstance(spec, TrialSpec) else spec.spec.schedule
-    words = _solver_words(solver)
-    steps = schedule.get("num_steps")
-    name = str(schedule.get("name", "?"))
-    return f"{words} · {name}{'' if steps is None else f' {steps}'}"
+    """A method in a few words: solver, where it switches, schedule and its moves, what the loop adds."""
+    asked = spec if isinstance(spec, TrialSpec) else spec.spec
+    words = _solver_words(spec.solver)
+    steps = asked.schedule.get("num_steps")
+    name = str(asked.schedule.get("name", "?"))
+    words += f" · {name}{'' if steps is None else f' {steps}'}"
+    if asked.denoise_to_zero:
+        words += " to 0"
+    if asked.afs:
+        words += " · afs"
+    if asked.churn is not None:
+        words += f" · churn {asked.churn.get('s_churn', '?')}"
+    return words
 
 
 def _solver_words(solver: Mapping[str, Any]) -> str:

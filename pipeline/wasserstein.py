@@ -1,7 +1,7 @@
-"""The Wasserstein-bounded walk of SDM, its local errors, and its N-step resampling.
+"""The Wasserstein-bounded walk of SDM, and its local errors as the walk itself sees them.
 
 Jo & Choi, 2026, arXiv 2602.12624, section 3, Algorithm 1. The steps of the walk are sized by a local error eta in units
-of the image's L2 norm, averaged over a calibration batch.
+of the image's L2 norm, averaged over a calibration batch. What a step really costs: `pipeline.local_error`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from pipeline.denoiser import Denoiser
 from pipeline.registry import SpecError, require
 from pipeline.sampler import integrate
-from pipeline.schedules import EDM, SIGMA_MAX, SIGMA_MIN
+from pipeline.schedules import EDM, MOST_STEPS, SIGMA_MAX, SIGMA_MIN
 from pipeline.solvers import Euler, Point, euler_move
+
+# A constant bend and gamma_step = 1 land on the bound itself, up to the rounding of its square root.
+ROUNDING = 1e-9
+# In units of the step's sigma. Slopes this close differ in their last seven digits only: no secant is left below.
+SMALLEST_STEP = 1e-9
+# Two sigmas this close, relative to themselves, are one that was computed in two ways.
+SAME_SIGMA = 1e-12
 
 
 def batch_norm(x: Tensor) -> Tensor:
@@ -31,7 +36,11 @@ def batch_norm(x: Tensor) -> Tensor:
 
 
 class PathStep(NamedTuple):
-    """One committed step of the Wasserstein-bounded walk; eta and allowed in image L2 norm."""
+    """One committed step of the Wasserstein-bounded walk; eta and allowed in image L2 norm.
+
+    `secant` and `eta` are those of the step that was taken, from the slope at its own Euler end; nan where that was not
+    evaluated (`Walk.path` without `measure_end`, its last step).
+    """
 
     sigma: float
     step: float
@@ -39,20 +48,48 @@ class PathStep(NamedTuple):
     eta: float
     allowed: float
 
+    @property
+    def kept(self) -> bool:
+        """Whether the step keeps its bound, up to `ROUNDING`; not where it was not measured."""
+        return self.eta <= self.allowed * (1 + ROUNDING)
+
+
+class _Probe(NamedTuple):
+    """An Euler step that was evaluated at its end."""
+
+    end: Point
+    width: float
+    secant: float
+
+    @property
+    def eta(self) -> float:
+        return 0.5 * self.width**2 * self.secant
+
 
 @dataclass(frozen=True)
 class Walk:
     """The Wasserstein-bounded walk over an EDM base grid (Jo & Choi, 2026, Algorithm 1, Theorem 3.2).
 
     A trial Euler step gives the secant S = mean |v~ - v| / step and the local error eta~ = step^2 S / 2, which is
-    exactly mean |x_Heun - x_Euler|. The step grows over grid bins or is halved until eta~ is below
+    exactly mean |x_Heun - x_Euler|. The step grows over grid bins or is shrunk until eta~ is at most
     eta(sigma) = eta_min + (eta_max - eta_min) (sigma / sigma_max)^eta_p; the walk then moves by
     gamma_step * sqrt(2 eta / S), never less than the step that was tried.
 
-    As published, that last, longer step is not checked against eta again; `PathStep` records what it really cost (but
-    see `path` for the last one).
-    Differs from aiimaginglab/sdm modules/sampler.py:1432: the accepted trial's slope is kept, so that a walk spends at
-    most as many evaluations.
+    As published, that is no bound: where no trial kept eta the last one is used all the same, and the step that is
+    taken is not the one that was tried. `enforce_bound` checks the step itself by its own secant and shortens it until
+    eta~ <= eta, the last one to sigma_min included. It cannot go with `grid_snap`, which lengthens a step to the next
+    node below: a node that keeps the bound need not exist.
+
+    Differs from aiimaginglab/sdm modules/sampler.py:1398: with `enforce_bound` a step that exceeds its bound is taken
+    back.
+    Differs from aiimaginglab/sdm modules/sampler.py:1411: a sigma within rounding of a node, or of sigma_min, is that
+    node. There the last bit makes the published walk take an empty step, or skip a node when it snaps.
+    Differs from aiimaginglab/sdm modules/sampler.py:1432: the slope of a trial that becomes the step is kept, so that a
+    walk spends at most as many evaluations, and one more where the end is measured.
+
+    Raises:
+        SpecError: a setting out of range; from `path`, a slope that is not finite, more than `MOST_STEPS` steps, or a
+            bound that no step above `SMALLEST_STEP` keeps.
     """
 
     eta_min: float
@@ -68,86 +105,148 @@ class Walk:
     c_shrink: float = 0.5
     max_expand_bins: int = 2
     max_shrink_iters: int = 2
+    enforce_bound: bool = False
+
+    def __post_init__(self) -> None:
+        require(2 <= self.base_steps <= MOST_STEPS, "base_steps", self.base_steps, f"2 to {MOST_STEPS}")
+        require(self.eta_min > 0, "eta_min", self.eta_min, "above 0")
+        require(math.isfinite(self.eta_max), "eta_max", self.eta_max, "a finite number")
+        if self.eta_min > self.eta_max:
+            raise SpecError("is above eta_max", path="eta_min", given=self.eta_min, allowed=f"at most {self.eta_max}")
+        require(0 <= self.eta_p < math.inf, "eta_p", self.eta_p, "0 or more")
+        require(0 < self.gamma_step <= 1, "gamma_step", self.gamma_step, "above 0, at most 1")
+        require(0 < self.c_shrink < 1, "c_shrink", self.c_shrink, "above 0, below 1")
+        for key in ("max_expand_bins", "max_shrink_iters"):
+            require(0 <= getattr(self, key) <= MOST_STEPS, key, getattr(self, key), f"0 to {MOST_STEPS}")
+        if self.enforce_bound and self.grid_snap:
+            raise SpecError(
+                "lengthens steps beyond their bound, which enforce_bound forbids",
+                path="grid_snap",
+                given=True,
+                allowed="false, or enforce_bound: false",
+            )
+        self.grid()
+
+    def grid(self) -> list[float]:
+        """The base grid, sigma_max to sigma_min."""
+        return [float(v) for v in EDM(self.base_steps, self.sigma_min, self.sigma_max, "zero", self.rho).sigmas()[:-1]]
 
     def allowed(self, sigma: float) -> float:
         """The error budget of a step that starts at sigma, in image L2 norm."""
         share: float = (sigma / self.sigma_max) ** self.eta_p
         return self.eta_min + (self.eta_max - self.eta_min) * share
 
-    def path(self, denoise: Denoiser, noise: Tensor, *, measure_end: bool = False) -> list[PathStep]:
+    def path(self, denoise: Denoiser, noise: Tensor, *, measure_end: bool = True) -> list[PathStep]:
         """Walk from sigma_max to sigma_min on the calibration batch. `noise`: (B, C, H, W) unit normal.
 
-        The walk itself has no use for D at sigma_min; `measure_end` evaluates it, so that the last step's secant is
-        its own and not its trial's.
+        The walk itself has no use for D at sigma_min. `measure_end` evaluates it all the same, so that the last step's
+        eta is its own; without it that eta is nan, unless the step was tried or is checked anyway.
         """
-        grid = EDM(self.base_steps, self.sigma_min, self.sigma_max, "zero", self.rho).sigmas().tolist()[:-1]
+        grid = self.grid()
         x = grid[0] * noise
         here = Point(grid[0], x, denoise(x, grid[0]))
         steps: list[PathStep] = []
-        while here.sigma > self.sigma_min:
-            trial, tried = self._line_search(denoise, here, grid)
-            target = self._target(here.sigma, trial, grid)
-            width = here.sigma - target
-            there = tried if tried.sigma == target else None
-            if there is None and (target > self.sigma_min or self.mover == "heun" or measure_end):
-                moved = euler_move(here, target)
-                there = Point(target, moved, denoise(moved, target))
-            secant = trial[0] if there is None else _mean_bend(here, there) / width
-            steps.append(PathStep(here.sigma, width, secant, 0.5 * width**2 * secant, self.allowed(here.sigma)))
-            if there is None or target <= self.sigma_min:
-                break
-            if self.mover == "heun":
-                x = here.x + (0.5 * (target - here.sigma)) * (here.slope + there.slope)
-                there = Point(target, x, denoise(x, target))
-            here = there
-        return steps
-
-    def _line_search(self, denoise: Denoiser, here: Point, grid: list[float]) -> tuple[tuple[float, float], Point]:
-        """The step to trust, as (secant, width), and the last evaluated trial point."""
-        bin_index = max(i for i, sigma in enumerate(grid) if sigma >= here.sigma - 1e-12)
-        width = here.sigma - grid[min(bin_index + 1, len(grid) - 1)]
-        allowed = self.allowed(here.sigma)
-        accepted: tuple[float, float] | None = None
-        accepted_point: Point | None = None
-        expands = shrinks = 0
         while True:
-            sigma = here.sigma - width
-            x = euler_move(here, sigma)
-            there = Point(sigma, x, denoise(x, sigma))
-            secant = _mean_bend(here, there) / width
-            if 0.5 * width**2 * secant <= allowed:
-                accepted, accepted_point = (secant, width), there
-                if shrinks or expands >= self.max_expand_bins:
+            if len(steps) == MOST_STEPS:
+                raise SpecError(
+                    f"needs more than {MOST_STEPS} steps: the walk has come to sigma {here.sigma:.4g} only",
+                    path="eta_min",
+                    given=self.eta_min,
+                    allowed="a larger eta_min and eta_max",
+                )
+            trial, met = self._line_search(denoise, here, grid)
+            target = self._target(here.sigma, trial, grid)
+            allowed = self.allowed(here.sigma)
+            if self.enforce_bound:
+                taken = self._shortened(denoise, here, trial, target if met else trial.end.sigma)
+            elif target == trial.end.sigma:
+                taken = trial
+            elif target > self.sigma_min or self.mover == "heun" or measure_end:
+                taken = _probe(denoise, here, target)
+            else:
+                return [*steps, PathStep(here.sigma, here.sigma - target, math.nan, math.nan, allowed)]
+            steps.append(PathStep(here.sigma, taken.width, taken.secant, taken.eta, allowed))
+            if taken.end.sigma <= self.sigma_min:
+                return steps
+            here = taken.end if self.mover == "euler" else _heun_end(denoise, here, taken)
+
+    def _line_search(self, denoise: Denoiser, here: Point, grid: list[float]) -> tuple[_Probe, bool]:
+        """The trial to trust, and whether it met the bound: the last that did, or else the last of all."""
+        bin_index = max(i for i, sigma in enumerate(grid) if sigma >= here.sigma * (1 - SAME_SIGMA))
+        allowed = self.allowed(here.sigma)
+        accepted: _Probe | None = None
+        expands = shrinks = 0
+        target = grid[min(bin_index + 1, len(grid) - 1)]
+        while True:
+            trial = _probe(denoise, here, target)
+            if trial.eta <= allowed:
+                accepted = trial
+                node = bin_index + 2 ** (expands + 1)
+                if shrinks or expands >= self.max_expand_bins or node >= len(grid):
                     break
                 expands += 1
-                wider = here.sigma - grid[min(bin_index + 2**expands, len(grid) - 1)]
-                if wider <= width + 1e-15:
-                    break
-                width = wider
+                target = grid[node]
             elif shrinks < self.max_shrink_iters:
                 shrinks += 1
-                width *= self.c_shrink
+                target = here.sigma - max(trial.width * self.c_shrink, SMALLEST_STEP * here.sigma)
+                if target == trial.end.sigma:
+                    break
             else:
                 break
-        # As published: where no trial met the bound, the last one, which did not, is used all the same.
-        return accepted or (secant, width), accepted_point or there
+        return accepted or trial, accepted is not None
 
-    def _target(self, sigma: float, trial: tuple[float, float], grid: list[float]) -> float:
-        """Where the walk moves from `sigma`: as far as the bound lets the trusted secant go, at least the trial."""
-        secant, width = trial
-        step = self.gamma_step * math.sqrt(2 * self.allowed(sigma) / max(secant, 1e-12))
-        target = sigma - min(max(step, width), sigma - self.sigma_min)
+    def _target(self, sigma: float, trial: _Probe, grid: list[float]) -> float:
+        """Where the published walk moves from `sigma`: as far as the trusted secant lets it, at least the trial."""
+        step = self.gamma_step * math.sqrt(2 * self.allowed(sigma) / max(trial.secant, 1e-30))
+        target = max(min(sigma - step, trial.end.sigma), self.sigma_min)
         if self.grid_snap:
-            target = max((node for node in grid if node <= target + 1e-12), default=self.sigma_min)
-        return self.sigma_min if target < self.sigma_min + 1e-9 else target
+            target = max((node for node in grid if node <= target * (1 + SAME_SIGMA)), default=self.sigma_min)
+        return self.sigma_min if target <= self.sigma_min * (1 + SMALLEST_STEP) else target
+
+    def _shortened(self, denoise: Denoiser, here: Point, trial: _Probe, target: float) -> _Probe:
+        """The step to `target`, made shorter by its own secant until it keeps the bound; the trial if that one does."""
+        allowed = self.allowed(here.sigma)
+        taken = trial if target == trial.end.sigma else _probe(denoise, here, target)
+        shrink = self.gamma_step
+        while taken.eta > allowed:
+            width = shrink * math.sqrt(2 * allowed / taken.secant)
+            if trial.eta <= allowed and width <= trial.width:
+                return trial
+            if width < SMALLEST_STEP * here.sigma:
+                raise SpecError(
+                    f"no step from sigma {here.sigma:.4g} keeps it: over {taken.width:.3g} eta is {taken.eta:.3g}",
+                    path="eta_min",
+                    given=self.eta_min,
+                    allowed="a larger eta_min and eta_max, or enforce_bound: false",
+                )
+            taken = _probe(denoise, here, here.sigma - width)
+            shrink *= self.c_shrink
+        return taken
+
+
+def _probe(denoise: Denoiser, here: Point, target: float) -> _Probe:
+    """Move to `target` by Euler and evaluate there."""
+    x = euler_move(here, target)
+    there = Point(target, x, denoise(x, target))
+    width = here.sigma - target
+    return _Probe(there, width, _mean_bend(here, there) / width)
+
+
+def _heun_end(denoise: Denoiser, here: Point, taken: _Probe) -> Point:
+    x = here.x - (0.5 * taken.width) * (here.slope + taken.end.slope)
+    return Point(taken.end.sigma, x, denoise(x, taken.end.sigma))
 
 
 def _mean_bend(before: Point, here: Point) -> float:
     """Mean over the batch of |v - v_before|, in image L2 norm; a `SpecError` if the denoiser gave no finite number."""
     bend = float(batch_norm(here.slope - before.slope).mean())
     if not math.isfinite(bend):
+        wrong = here if torch.isfinite(before.slope).all() else before
         raise SpecError(
-            "the slope along the calibration path is not finite", path=f"sigma {here.sigma:.4g}", given=bend
+            f"the slope along the calibration path is not finite at sigma {wrong.sigma:.4g}",
+            path="schedule",
+            given=bend,
+            allowed="a denoiser that is finite from sigma_max to sigma_min",
         )
     return bend
 
@@ -169,52 +268,3 @@ def measured_eta(denoise: Denoiser, noise: Tensor, sigmas: Sequence[float]) -> t
     secants = [bend / width for width, bend in zip(widths, bends, strict=True)]
     tail = [0.0] * (len(sigmas) - 1 - len(etas))
     return etas + tail, secants + tail
-
-
-def resample(
-    sigmas: Sequence[float], eta: Sequence[float], nodes: int, *, power: float = 0.5, q: float = 0.1, rho: float = 7.0
-) -> list[float]:
-    """N-step resampling: `nodes` sigmas at equal shares of the weighted length of a walk; the last 0 is left out.
-
-    Each step weighs eta^power * (sigma_max / sigma_next)^q; sigma^(1/rho) is interpolated over the cumulative weight by
-    a monotone cubic (Jo & Choi, 2026, section 3; aiimaginglab/sdm modules/utils.py:403).
-
-    Args:
-        sigmas: the walk, strictly decreasing, with or without a final 0.
-        eta: its steps' local errors, image L2 norm; steps to 0 are ignored.
-        nodes: how many sigmas, ends included.
-        power: how strongly error attracts sigmas.
-        q: how strongly low noise attracts sigmas.
-        rho: exponent of the interpolated coordinate.
-
-    Raises:
-        SpecError: fewer than one node, no step with an error above 0, or weights beyond double precision.
-    """
-    require(nodes >= 1, "num_steps", nodes, "1 or more")
-    walk = [sigma for sigma in sigmas if sigma > 0]
-    tiny = 1e-12
-    try:
-        weights = [
-            max(e, 0.0) ** power * ((walk[0] + tiny) / (after + tiny)) ** q
-            for e, after in zip(eta, walk[1:], strict=False)
-        ]
-    except OverflowError:
-        weights = [math.inf]
-    if not math.isfinite(sum(weights)):
-        raise SpecError("the weights of the walk are not finite", path="power and q", given=(power, q))
-    if not sum(weights) > 0:
-        raise SpecError("every step of the walk has zero error: nothing to resample by", path="eta", given=list(eta))
-    if nodes == 1:
-        return [walk[0]]
-    length = np.concatenate([[0.0], np.cumsum(weights)])
-    coordinate = np.asarray(walk) ** (1 / rho)
-    # A step without weight would repeat a knot, which the interpolation cannot take; its end stands for both.
-    keep = np.concatenate([[True], np.diff(length) > 0])
-    keep[-1] = True
-    length, coordinate = length[keep], coordinate[keep]
-    if len(length) > 1 and length[-1] <= length[-2]:
-        length, coordinate = np.delete(length, -2), np.delete(coordinate, -2)
-    at = np.linspace(0.0, length[-1], nodes)
-    placed = np.asarray(PchipInterpolator(length, coordinate)(at)) ** rho
-    placed[0], placed[-1] = walk[0], walk[-1]
-    return [float(value) for value in placed]

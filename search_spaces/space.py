@@ -18,7 +18,7 @@ from pipeline.solvers import Solver
 from pipeline.trial import TrialSpec
 from search_spaces.leaves import Leaf, ends_of, is_range, leaves, told_range
 
-PARTS = ("solver", "schedule", "afs")
+PARTS = ("solver", "schedule", "afs", "denoise_to_zero", "churn")
 
 
 class Space:
@@ -47,7 +47,7 @@ class Space:
         return {name: leaf.distribution for name, leaf in self.leaves.items()}
 
     def assemble(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The spec's solver, schedule and afs at these parameters."""
+        """The spec's parts at these parameters: solver, schedule, and of the loop's options those that the tree has."""
         drawn = {leaf.path: _value(leaf, params[name]) for name, leaf in self.leaves.items()}
         built = _fill(self._tree, (), drawn)
         for leaf in self.leaves.values():
@@ -81,12 +81,18 @@ class Space:
         least = min(n for n in moves if n is not None)
         ends = [end for sampler, n in zip(samplers, moves, strict=True) if n == least for end in _ends_of(sampler, n)]
         different = {repr(end): end for end in ends}
-        return min(len(trace(end.solver, end.schedule.sigmas().tolist(), afs=end.afs)) for end in different.values())
+        return min(
+            len(trace(end.solver, end.schedule.sigmas().tolist(), afs=end.afs, churn=end.churn))
+            for end in different.values()
+        )
 
     def _sampler(self, benchmark: str, params: Mapping[str, Any]) -> Sampler:
         built = self.assemble(params)
-        if not isinstance(built["afs"], bool):
-            raise SpecError("has the wrong type", path="afs", given=built["afs"], allowed="true or false")
+        for key in ("afs", "denoise_to_zero"):
+            if not isinstance(built.get(key, False), bool):
+                raise SpecError("has the wrong type", path=key, given=built[key], allowed="true or false")
+        if not isinstance(built.get("churn"), Mapping | None):
+            raise SpecError("has the wrong type", path="churn", given=built["churn"], allowed="a mapping, or null")
         try:
             sampler = TrialSpec(benchmark=benchmark, **built).sampler()
         except SpecError as error:
@@ -196,11 +202,13 @@ def _ends_of(sampler: Sampler, moves: int) -> list[Sampler]:
     zero = getattr(sampler.schedule, "final", "zero") == "zero"
     if isinstance(sampler.schedule, Given):
         zero = sampler.schedule.values[-1] == 0
+    moves += sampler.denoise_to_zero
+    zero = zero or sampler.denoise_to_zero
     solver, grid = sampler.solver, EDM(moves, final="zero" if zero else "sigma_min")
     ends: list[Solver] = [solver]
     if isinstance(solver, Switch) and solver.rule == "step" and solver.switch_at is None:
         ends = [replace(solver, switch_at=at, tau_k=0.0) for at in (0, moves)]
-    return [Sampler(end, grid, sampler.afs) for end in ends]
+    return [replace(sampler, solver=end, schedule=grid, denoise_to_zero=False) for end in ends]
 
 
 def _check_share(leaf: Leaf, owner: Mapping[str, Any]) -> None:

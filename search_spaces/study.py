@@ -19,6 +19,9 @@ from pipeline.trial import TrialSpec
 from pipeline.yaml_file import mistake, read
 from search_spaces.space import Space
 
+# `sigmasearch report NAME` would not know which is meant.
+RESERVED = ("nfe",)
+
 
 class Optimizer(BaseModel):
     """Which of Optuna's samplers proposes trials, and its seed."""
@@ -62,6 +65,13 @@ class Study(BaseModel):
 
     _space: Space = PrivateAttr()
     _points: list[dict[str, Any]] = PrivateAttr()
+
+    @field_validator("study")
+    @classmethod
+    def _free(cls, study: str) -> str:
+        if study in RESERVED:
+            raise SpecError("is the name of a report of its own (`sigmasearch report`)", given=study, allowed="another")
+        return study
 
     @field_validator("budgets")
     @classmethod

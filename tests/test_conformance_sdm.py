@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from pipeline.denoiser import Meter
+from pipeline.resampling import resample
 from pipeline.sampler import integrate, trace
 from pipeline.schedules import EDM
 from pipeline.sdm import Switch
-from pipeline.wasserstein import Walk, measured_eta, resample
+from pipeline.wasserstein import Walk, measured_eta
 from tests.conformance_problem import MixtureDenoiser
 
 FILE = Path(os.environ.get("SIGMASEARCH_CONFORMANCE", Path(__file__).parent / "data" / "conformance.json"))
@@ -64,12 +65,24 @@ def test_walk_takes_the_published_path_for_no_more_calls(case, meter):
         sigma_min=p["sigma_min"], sigma_max=p["sigma_max"], grid_snap=p["grid_snap"], gamma_step=p["gamma_step"],
         c_shrink=p["c_shrink"], max_expand_bins=p["max_expand_bins"], max_shrink_iters=p["max_shrink_iters"],
     )  # fmt: skip
-    steps = walk.path(meter, latents("calibration_latents"))
+    # The published walk does not measure its last step.
+    steps = walk.path(meter, latents("calibration_latents"), measure_end=False)
     path = [step.sigma for step in steps] + [p["sigma_min"], 0.0]
     assert path == pytest.approx(case["expected"]["sigmas"], rel=1e-5)
     assert meter.calls <= case["expected"]["nfe"]
-    # What a step records is what its Euler move costs; the published code lets it exceed the bound.
-    assert all(step.eta == pytest.approx(0.5 * step.step**2 * step.secant) for step in steps)
+
+
+@of_kind("sdm_wasserstein_schedule")
+def test_the_published_path_breaks_its_own_bound_and_an_enforced_one_keeps_it(case, meter):
+    p = case["params"]
+    bound = {key: p[key] for key in ("eta_min", "eta_max", "eta_p", "sigma_min", "sigma_max")}
+    noise = latents("calibration_latents")
+    published = Walk(**bound, base_steps=p["num_steps"], mover=p["solver"], grid_snap=p["grid_snap"])
+    steps = published.path(meter, noise)
+    assert not all(step.kept for step in steps)
+    kept = Walk(**bound, base_steps=p["num_steps"], mover=p["solver"], enforce_bound=True).path(meter, noise)
+    assert all(step.eta <= step.allowed for step in kept)
+    assert len(kept) > len(steps)
 
 
 @of_kind("sdm_eta")

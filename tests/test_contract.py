@@ -35,7 +35,22 @@ SOLVER_EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"name": "dpm_solver_pp", "order": 3, "lower_order_final": False},
         {"name": "dpm_solver_pp", "order": 2, "variant": "heun"},
         {"name": "dpm_solver_pp", "order": 2, "variant": "heun", "predict_x0": False},
+        *({"name": "dpm_solver_pp", "order": 3, "third_order": "exact", "predict_x0": x0} for x0 in (True, False)),
     ],
+    "dpm_solver_2": [{"name": "dpm_solver_2", "r": r} for r in (0.3, 0.5, 1.0)],
+    "dpm_solver_pp_singlestep": [
+        *(
+            {"name": "dpm_solver_pp_singlestep", "order": k, "predict_x0": x0, "variant": variant}
+            for k in (1, 2, 3)
+            for x0 in (True, False)
+            for variant in ("midpoint", "heun")
+        ),
+        {"name": "dpm_solver_pp_singlestep", "order": 2, "r1": 1.0},
+        {"name": "dpm_solver_pp_singlestep", "order": 3, "variant": "heun", "r1": 0.5},
+        {"name": "dpm_solver_pp_singlestep", "order": 3, "final_orders": [3, 2, 1]},
+    ],
+    "deis": [{"name": "deis", "order": k, "mode": mode} for k in (1, 2, 3) for mode in ("tab", "rhoab", "logrho")],
+    "lms": [{"name": "lms", "order": k} for k in (1, 2, 3, 4)],
     "unipc": [
         *({"name": "unipc", "order": k, "predict_x0": x0} for k in (1, 2, 3) for x0 in (True, False)),
         {"name": "unipc", "order": 3, "variant": "bh1", "lower_order_final": False},
@@ -55,12 +70,25 @@ SOLVER_EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
 }
 SCHEDULE_EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "ays": [
+        {"name": "ays"},
+        {"name": "ays", "table": "sdxl", "num_steps": 7, "final": "zero"},
+        {"name": "ays", "table": "svd", "num_steps": 1},
+    ],
+    "cos": [
+        {"name": "cos", "num_steps": 8},
+        {"name": "cos", "num_steps": 8, "final": "sigma_min", "probe_steps": 30, "knots": "all"},
+        {"name": "cos", "num_steps": 1},
+    ],
     "edm": [{"name": "edm", "num_steps": n, "final": end} for n in (1, 7) for end in ("zero", "sigma_min")],
     "given": [{"name": "given", "values": [80.0, 3.0, 0.5, 0.0]}, {"name": "given", "values": [10, 0.1]}],
     "gits": [
         {"name": "gits", "num_steps": 6},
         {"name": "gits", "num_steps": 6, "final": "zero", "metric": "l2", "teacher": {"name": "heun"}, "warmup": 40},
+        {"name": "gits", "num_steps": 6, "teacher": {"name": "switch"}, "teacher_steps": 20, "warmup": 40},
+        {"name": "gits", "num_steps": 6, "final": "zero", "afs_search": True, "teacher_steps": 20, "warmup": 40},
     ],
+    "iddpm": [{"name": "iddpm", "num_steps": n, "final": end} for n in (1, 7) for end in ("zero", "sigma_min")],
     "sdm": [{"name": "sdm", "num_steps": 8}, {"name": "sdm", "num_steps": 8, "final": "sigma_min"}],
 }
 SIGMAS: dict[str, list[float]] = {
@@ -215,8 +243,8 @@ def test_solver_order_from_a_cold_start(spec):
 @every_solver
 def test_full_order_from_exact_starting_points(spec):
     """With exact points for its history, on equal steps and without lower-order moves, a solver has its order."""
-    if "lower_order_final" in SOLVERS.get(spec["name"]).__dataclass_fields__:
-        spec = {**spec, "lower_order_final": False}
+    fields = SOLVERS.get(spec["name"]).__dataclass_fields__
+    spec = {**spec, **{key: off for key, off in (("lower_order_final", False), ("final_orders", [])) if key in fields}}
     errors = []
     for num_steps in (48, 96):
         sigmas = np.linspace(10.0, 7.0, num_steps + 1).tolist()
@@ -229,7 +257,7 @@ def test_full_order_from_exact_starting_points(spec):
             points = [*points, Point(sigma, x, FLOW(x, sigma))][-4:]
             x, state = solver.step(FLOW, points, sigmas, i, state)
         errors.append(FLOW.error(x, 7.0))
-    exact = spec.get("coefficients") == "exact"
+    exact = "exact" in (spec.get("coefficients"), spec.get("third_order"))
     order = solver.order if exact else FULL_ORDER.get((spec["name"], solver.order), solver.order)
     assert math.log2(errors[0] / errors[1]) >= order - 0.25
 
@@ -242,6 +270,26 @@ def test_full_order_from_exact_starting_points(spec):
         ({"name": "unipc", "disable_corrector": [-1]}, "disable_corrector"),
         ({"name": "ipndm", "order": 5}, "order"),
         ({"name": "ipndm_v", "coefficients": "right"}, "coefficients"),
+        ({"name": "dpm_solver_pp", "third_order": "mended"}, "third_order"),
+        ({"name": "unipc", "order": 4}, "order"),
+        ({"name": "dpm_solver_2", "r": 0.0}, "r: .* above 0, at most 1"),
+        ({"name": "dpm_solver_2", "r": 1.5}, "r: .* above 0, at most 1"),
+        ({"name": "dpm_solver_pp_singlestep", "order": 4}, "order"),
+        ({"name": "dpm_solver_pp_singlestep", "variant": "taylor"}, "variant"),
+        ({"name": "dpm_solver_pp_singlestep", "r1": 0.0}, "r1: .* above 0, at most 1"),
+        ({"name": "dpm_solver_pp_singlestep", "order": 2, "r1": 1.1}, "r1: .* above 0, at most 1"),
+        ({"name": "dpm_solver_pp_singlestep", "order": 3, "r1": 0.7}, r"r2: .* above r1 \(0.7\)"),
+        ({"name": "dpm_solver_pp_singlestep", "order": 3, "r2": 0.3}, r"r2: .* above r1 \(0.333\)"),
+        ({"name": "dpm_solver_pp_singlestep", "order": 1, "r2": 2.0}, "r2: .* at most 1"),
+        ({"name": "dpm_solver_pp_singlestep", "order": 2, "final_orders": [3]}, "final_orders: .* 1 to 2"),
+        ({"name": "dpm_solver_pp_singlestep", "final_orders": [2, 0]}, "final_orders: .* 1 to 3"),
+        ({"name": "deis", "order": 4}, "order"),
+        ({"name": "deis", "mode": "rab"}, "mode"),
+        ({"name": "deis", "sigma_min": 80.0}, "sigma_min: .* below 80"),
+        ({"name": "deis", "sigma_max": 1e200}, "sigma_max: .* at most 1e100"),
+        ({"name": "deis", "epsilon_s": 1.0}, "epsilon_s: .* below 1"),
+        ({"name": "deis", "sigma_min": 0.1}, "epsilon_s: .* above 0.00114"),
+        ({"name": "lms", "order": 5}, "order"),
     ],
 )
 def test_solver_mistakes_name_the_key(spec, key):
@@ -272,10 +320,13 @@ def test_schedule_is_a_schedule(spec):
         assert values == spec["values"]
         return
     assert len(values) == schedule.num_steps + 1
-    assert values[0] == schedule.sigma_max
-    assert values[-1] == (0.0 if schedule.final == "zero" else schedule.sigma_min)
+    # A closed form says which its ends are: iDDPM's are members of its grid.
+    highest, lowest = getattr(schedule, "ends", (schedule.sigma_max, schedule.sigma_min))
+    assert schedule.sigma_max >= highest >= lowest >= schedule.sigma_min
+    assert values[0] == highest
+    assert values[-1] == (0.0 if schedule.final == "zero" else lowest)
     if schedule.final == "zero" and schedule.num_steps > 1:
-        assert values[-2] == schedule.sigma_min
+        assert values[-2] == lowest
 
 
 @every_schedule
@@ -326,7 +377,8 @@ def test_method_is_told(method):
     assert method.title
     assert "arXiv" in method.source
     assert method.pair(0) is None
-    assert method.pair(5) is not method.pair(5), "specs are the caller's own"
+    nfe = next(nfe for nfe in range(1, 21) if method.pair(nfe))
+    assert method.pair(nfe) is not method.pair(nfe), "specs are the caller's own"
 
 
 def test_method_names():

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.registry import SpecError
-from pipeline.schedules import EDM, SCHEDULES, Given, LogSNR, TimeUniform, check_sigmas
+from pipeline.schedules import EDM, IDDPM, SCHEDULES, VE, VP, Given, LogLinear, LogSNR, TimeUniform, check_sigmas
 
-FORMS = [EDM, LogSNR, TimeUniform]
+# iDDPM's has ends of its own, and is tested by itself.
+FORMS = [EDM, LogSNR, LogLinear, VE, TimeUniform, VP]
 
 
 @settings(max_examples=100, deadline=None)
@@ -31,13 +32,14 @@ def test_any_range_gives_a_schedule_with_exactly_these_ends(form, num_steps, sig
     assert sigmas.dtype == torch.float64
     assert len(values) == num_steps + 1
     assert all(a > b for a, b in itertools.pairwise(values))
+    assert form(num_steps, sigma_min, sigma_max, final).ends == (sigma_max, sigma_min)
     assert values[0] == sigma_max
     assert values[-1] == (0.0 if final == "zero" else sigma_min)
     if final == "zero" and num_steps > 1:
         assert values[-2] == sigma_min
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, IDDPM])
 def test_the_end_at_0_only_adds_a_move(form):
     assert form(9).sigmas().tolist() == [*form(8, final="sigma_min").sigmas().tolist(), 0.0]
 
@@ -61,6 +63,87 @@ def test_edm_at_18_steps_is_the_papers_grid():
 def test_logsnr_takes_equal_ratios():
     values = LogSNR(12, 0.01, 50.0, "sigma_min").sigmas().log().diff()
     assert values.tolist() == pytest.approx([math.log(0.01 / 50) / 12] * 12, rel=1e-10)
+
+
+def test_ve_and_loglinear_are_other_names_of_logsnr():
+    """VE: sigma^2 = sigma_max^2 (sigma_min^2 / sigma_max^2)^(i / (N - 1)) (Karras et al., 2022, Table 1)."""
+    values = VE(18).sigmas()
+    assert torch.equal(values, LogSNR(18).sigmas())
+    assert torch.equal(values, LogLinear(18).sigmas())
+    squares = [6400 * (0.002**2 / 6400) ** (i / 17) for i in range(18)]
+    assert values[:-1].square().tolist() == pytest.approx(squares, rel=1e-12)
+
+
+@pytest.mark.parametrize("epsilon_s", [1e-3, 1e-5])
+def test_vp_is_time_uniform_without_a_power(epsilon_s):
+    assert torch.equal(VP(17, epsilon_s=epsilon_s).sigmas(), TimeUniform(17, rho=1.0, epsilon_s=epsilon_s).sigmas())
+
+
+def test_vp_on_the_process_of_the_papers():
+    """beta_d = 19.9 and beta_min = 0.1 (Song et al., 2021): with their sigmas for ends, sigma(t) at t = 0.5005."""
+    high, low = (math.sqrt(math.expm1(19.9 / 2 * t * t + 0.1 * t)) for t in (1.0, 1e-3))
+    middle = VP(2, low, high, "sigma_min").sigmas().tolist()[1]
+    assert middle == pytest.approx(math.sqrt(math.expm1(19.9 / 2 * 0.5005**2 + 0.1 * 0.5005)), rel=1e-9)
+
+
+def published_iddpm_grid(c_1=0.001, c_2=0.008, m=1000):
+    """The recursion as Karras et al. (2022), Table 1, print it: u_m = 0 and so on down to u_0."""
+    level = [math.sin(math.pi * j / (2 * m * (c_2 + 1))) ** 2 for j in range(m + 1)]
+    grid = [0.0]
+    for j in range(m, 0, -1):
+        grid.append(math.sqrt((grid[-1] ** 2 + 1) / max(level[j - 1] / level[j], c_1) - 1))
+    return grid[:0:-1]
+
+
+@pytest.mark.parametrize("settings_", [{}, {"c_1": 0.3, "c_2": 0.1, "m": 60}, {"m": 4000}])
+def test_iddpm_grid_is_the_published_recursion(settings_):
+    in_range = [sigma for sigma in published_iddpm_grid(**settings_) if 0.002 <= sigma <= 80]
+    assert IDDPM(4, **settings_).members().tolist() == pytest.approx(in_range, rel=1e-9)
+
+
+def test_iddpm_ends_are_members_of_its_grid():
+    """The default grid's highest and lowest member between 0.002 and 80, as the published samplers have them."""
+    schedule = IDDPM(5, final="sigma_min")
+    values = schedule.sigmas().tolist()
+    assert (values[0], values[-1]) == schedule.ends
+    assert schedule.ends == pytest.approx((71.2912, 0.00642541), rel=1e-5)
+    assert schedule.members()[1] == pytest.approx(64.1611, rel=1e-5)
+    assert set(values) <= set(schedule.members().tolist())
+    assert IDDPM(1).sigmas().tolist() == [values[0], 0.0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 120), st.floats(1e-3, 0.05), st.floats(20.0, 700.0), st.sampled_from(["zero", "sigma_min"]))
+def test_iddpm_takes_members_within_any_range(num_steps, sigma_min, sigma_max, final):
+    schedule = IDDPM(num_steps, sigma_min, sigma_max, final, m=500)
+    values = schedule.sigmas().tolist()
+    assert len(values) == num_steps + 1
+    assert all(a > b for a, b in itertools.pairwise(values))
+    above = values[:-1] if final == "zero" else values
+    assert all(sigma_min <= value <= sigma_max for value in above)
+    assert set(above) <= set(schedule.members().tolist())
+    gaps = np.diff([schedule.members().tolist().index(value) for value in above])
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1, "evenly spaced but for the rounding"
+
+
+def test_iddpm_with_all_its_members():
+    every = IDDPM(991)
+    assert every.sigmas().tolist() == [*every.members().tolist(), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"num_steps": 992}, "asks for 992 sigmas above 0, and the grid has 991.*given 992; allowed: at most 991,"),
+        ({"num_steps": 991, "final": "sigma_min"}, "asks for 992 .* has 991 .*given 991; allowed: at most 990,"),
+        ({"num_steps": 3, "sigma_min": 70.0}, "the grid has 1 from sigma_min to sigma_max, given 3"),
+        ({"num_steps": 3, "sigma_min": 79.0}, "the grid has 0 from sigma_min to sigma_max, given 3"),
+        ({"num_steps": 3, "m": 2}, "the grid has 2 from .*allowed: at most 2, or a wider range, or a larger m"),
+    ],
+)
+def test_iddpm_with_too_few_members_is_told_with_how_many_there_are(values, says):
+    with pytest.raises(SpecError, match=f"^num_steps: .*{says}"):
+        SCHEDULES.build({"name": "iddpm", **values})
 
 
 @pytest.mark.parametrize("rho", [1.0, 2.0])
@@ -104,6 +187,15 @@ def test_a_range_that_no_vp_process_has_is_refused():
         ({"name": "time_uniform", "num_steps": 4, "rho": -1.0}, "rho"),
         ({"name": "time_uniform", "num_steps": 4, "epsilon_s": 0.0}, "epsilon_s"),
         ({"name": "time_uniform", "num_steps": 4, "epsilon_s": 1.0}, "epsilon_s"),
+        ({"name": "vp", "num_steps": 4, "epsilon_s": 1.0}, "epsilon_s"),
+        ({"name": "vp", "num_steps": 4, "rho": 2.0}, "rho"),
+        ({"name": "ve", "num_steps": 0}, "num_steps"),
+        ({"name": "iddpm", "num_steps": 4, "c_1": 0.0}, "c_1"),
+        ({"name": "iddpm", "num_steps": 4, "c_1": 1.0}, "c_1"),
+        ({"name": "iddpm", "num_steps": 4, "c_2": -0.1}, "c_2"),
+        ({"name": "iddpm", "num_steps": 4, "c_2": math.inf}, "c_2"),
+        ({"name": "iddpm", "num_steps": 4, "m": 0}, "m"),
+        ({"name": "iddpm", "num_steps": 4, "m": 10**9}, "m"),
         ({"name": "logsnr"}, "num_steps"),
         ({"name": "given"}, "values"),
         ({"name": "given", "values": [80.0, "1"]}, "values[1]"),
@@ -115,12 +207,32 @@ def test_a_mistake_names_its_key(spec, path):
     assert caught.value.path == path
 
 
+def test_a_final_that_there_is_not_is_refused_in_python_too():
+    with pytest.raises(SpecError, match=r"^final: .*allowed: zero, sigma_min"):
+        EDM(4, final="none")
+
+
+DECREASING = "not strictly decreasing: sigmas"
+OUTSIDE = "negative or not finite: sigma"
+
+
 @pytest.mark.parametrize(
-    "values",
-    [(), (1.0,), (1.0, 1.0), (1.0, 2.0), (2.0, 1.0, -0.1), (math.inf, 1.0), (2.0, math.nan, 1.0), (2.0, 0.0, 0.0)],
+    ("values", "says"),
+    [
+        ((), r"fewer than two sigmas, given \[\]"),
+        ((1.0,), r"fewer than two sigmas, given \[1.0\]"),
+        ((1.0, 1.0), rf"{DECREASING} 0 and 1, given \[1.0, 1.0\]"),
+        ((1.0, 2.0), rf"{DECREASING} 0 and 1, given \[1.0, 2.0\]"),
+        ((9.0, 5.0, 6.0, 7.0), rf"{DECREASING} 1 and 2, given \[5.0, 6.0\]"),
+        ((2.0, 0.0, 0.0), rf"{DECREASING} 1 and 2, given \[0.0, 0.0\]"),
+        ((3.0, 1.0, 1.0 + 1e-15), rf"{DECREASING} 1 and 2, given \[1.0, 1.000000000000001\]"),
+        ((2.0, 1.0, -0.1), rf"{OUTSIDE} 2, given -0.1"),
+        ((math.inf, 1.0), rf"{OUTSIDE} 0, given inf"),
+        ((2.0, math.nan, 1.0), rf"{OUTSIDE} 1, given nan"),
+    ],
 )
-def test_a_given_list_is_a_schedule_or_refused(values):
-    with pytest.raises(SpecError, match="'given' gives sigmas that are not strictly decreasing"):
+def test_a_given_list_is_a_schedule_or_its_first_fault_is_named(values, says):
+    with pytest.raises(SpecError, match=f"^values: schedule 'given' gives .*{says}"):
         Given(values)
 
 

@@ -465,3 +465,9 @@ def test_the_order_of_keys_leaves_the_fingerprint():
     turned = dict(reversed(content.items())) | {"space": dict(reversed(content["space"].items()))}
     assert Study.model_validate(turned).fingerprint == fingerprint()
     assert re.fullmatch(r"[0-9a-f]{16}", fingerprint())
+
+
+def test_a_study_may_not_take_the_name_of_a_report(tmp_path):
+    error = refused(tmp_path, changed("study", "nfe"))
+    assert error.path == "study"
+    assert "given 'nfe'" in str(error)
