@@ -31,4 +31,6 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+# k-diffusion without what it requires: wandb, kornia, clip and more, for training. tests/peers needs its sampling alone.
+	$(BIN)/python -m pip install --quiet --no-deps "k-diffusion==0.1.1.post1"
 	touch $(STAMP)

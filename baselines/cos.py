@@ -177,11 +177,14 @@ class COS:
 
 
 def _heun_on_cos(nfe: int) -> Pair | None:
-    """Odd budgets, whose last move goes to 0 for one evaluation; below five the ends are all that there is to place."""
+    """Odd budgets, whose last move goes to 0 for one evaluation; below five the ends are all that there is to place.
+
+    Differs from aiimaginglab/sdm optimize_schedules.sh:26: probes 40 sigmas at least (as it does for 40), and all knots
+    count. With no more than it places, COS at few moves is far worse than EDM's sigmas, or the interpolation fails.
+    """
     if nfe < 5 or nfe % 2 == 0:
         return None
     moves = (nfe + 1) // 2
-    # The finest probe grid published for images of 64 pixels; fewer nodes misprice what few moves need.
     return {"name": "heun"}, {"name": "cos", "num_steps": moves, "probe_steps": max(moves, 40), "knots": "all"}
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from pipeline import card_commands
 from pipeline.registry import SpecError
+from pipeline.terminal import AsJson, console, writing
 
 # Heavy imports (torch, ray, mlflow) are made inside the commands, so that --help answers at once.
 app = typer.Typer(
@@ -23,7 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Kind = Literal["benchmarks", "solvers", "schedules", "spaces", "baselines"]
 
 
@@ -55,16 +54,6 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """What cannot be written is a mistake of the option."""
-    try:
-        yield
-    except OSError as error:
-        given = error.filename or path
-        raise SpecError(f"cannot be written ({error.strerror or error})", path="--out", given=str(given)) from None
-
-
 @app.command()
 def search(
     study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped one (`sigmasearch ls spaces`).")],
@@ -79,16 +68,12 @@ def search(
 
     Example: `sigmasearch search search_spaces/digits.yaml --trials 200`
     """
-    from rich.console import Console
-
     from pipeline import run_study, summary
 
     run_study.quiet_libraries()
-    stream = sys.stderr if as_json else sys.stdout
-    # A job's log has no width of its own, and 80 columns would cut its lines.
-    console = Console(file=stream, width=None if stream.isatty() else 120)
+    screen = console(sys.stderr if as_json else sys.stdout)
     try:
-        outcome = run_study.search(study, trials=trials, workers=workers, run_dir=run_dir, console=console)
+        outcome = run_study.search(study, trials=trials, workers=workers, run_dir=run_dir, console=screen)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -98,12 +83,14 @@ def search(
     if as_json:
         print(json.dumps(outcome.to_json(), indent=1))
     else:
-        summary.show(outcome, console)
+        summary.show(outcome, screen)
 
 
 @app.command()
 def report(
-    study: Annotated[str, typer.Argument(help="The study's name.")] = "digits",
+    study: Annotated[
+        str, typer.Argument(help="The study's name, or `nfe` for how evaluations are counted.")
+    ] = "digits",
     benchmark: Annotated[
         str | None, typer.Option(help="Its benchmark (the experiment); found by itself if only one.")
     ] = None,
@@ -117,8 +104,13 @@ def report(
 ) -> None:
     """Rebuild the tables and figures of a study from MLflow alone. Same record, same bytes.
 
+    `report nfe` prints each method's evaluations as its publication counts them, as its code does, and as measured.
+
     Example: `sigmasearch report digits --out report`
     """
+    if study == "nfe":  # no study may be called so: search_spaces.study.RESERVED
+        _report_nfe(as_json)
+        return
     from pipeline import run_study, store
     from reports import figures, interactive, tables
     from reports.record import find_experiment, read
@@ -126,7 +118,7 @@ def report(
     run_study.quiet_libraries()
     uri = store.store_uri(runs)
     frame = read(uri, benchmark or find_experiment(uri, study), study)
-    with _writing(out):
+    with writing(out):
         paths = tables.write(frame, out)
         paths += [figures.front_png(frame, out / "front.png"), figures.front_svg(frame, out / "front.svg")]
         paths.append(interactive.front_html(frame, out / "front.html"))
@@ -137,87 +129,14 @@ def report(
         print(path)
 
 
-@app.command()
-def plan(
-    benchmark: Annotated[str, typer.Argument(help="The benchmark to calibrate on.")],
-    baseline: Annotated[str | None, typer.Option(help="A published method; give --nfe with it.")] = None,
-    nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for --baseline.")] = None,
-    solver: Annotated[str | None, typer.Option(help="A solver's name, or its JSON.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="A schedule's name, or its JSON.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A field, as solver.tau_k=0.1 or schedule.num_steps=8.")
-    ] = None,
-    afs: Annotated[bool, typer.Option("--afs", help="Analytical first step: the first evaluation is free.")] = False,
-    out: Annotated[Path, typer.Option(help="The card to write.")] = Path("card.json"),
-    as_json: AsJson = False,
-) -> None:
-    """Place the sigmas, take the solver's decision, trace, and write the plan's card.
+def _report_nfe(as_json: bool) -> None:
+    from pipeline import accounting
 
-    Example: `sigmasearch plan digits-kde --solver switch --schedule sdm --set schedule.num_steps=6 --out card.json`
-    """
-    from pipeline import plan_options, rerun, trial
-    from pipeline.card import plan_card, write_card
-
-    held = rerun.load_benchmark(benchmark, "benchmark")
-    spec = plan_options.spec(benchmark, baseline, nfe, solver, schedule, set_ or [], afs)
-    prepared = trial.prepare(spec, held)
-    card = plan_card(spec, prepared, held)
-    write_card(out, card)
+    counted = [accounting.count(convention) for convention in accounting.conventions()]
     if as_json:
-        print(json.dumps(card))
-        return
-    sigmas = ", ".join(f"{sigma:.4g}" for sigma in prepared.plan.sigmas)
-    print(
-        f"{trial.describe(trial.TrialSpec(**{**spec.to_json(), 'solver': prepared.solver}))}: {len(prepared.plan)} NFE"
-    )
-    print(f"sigmas: {sigmas}")
-    print(f"set-up: {prepared.setup_nfe:g} evaluations on each of {prepared.setup_images} calibration images")
-    print(f"card: {out}")
-
-
-@app.command()
-def sample(
-    card: Annotated[Path, typer.Argument(help="A card.")],
-    images: Annotated[int, typer.Option(min=1, max=4096, help="How many.")] = 64,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
-) -> None:
-    """Draw a picture grid with a card's plan.
-
-    Example: `sigmasearch sample runs/digits/front/nfe-06.json --out samples.png`
-    """
-    from pipeline import rerun
-
-    with _writing(out):
-        print(rerun.sample(card, out, images, first_seed))
-
-
-@app.command()
-def evaluate(
-    card: Annotated[Path, typer.Argument(help="A card.")],
-    images: Annotated[int | None, typer.Option(min=4, help="Images; the card's number by default.")] = None,
-    first_seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the first image; the card's by default.")
-    ] = None,
-    shard_images: Annotated[int | None, typer.Option(min=1, help="Images a shard; a divisor of images.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Score a card's plan: FID with its error, NFE as measured at the network.
-
-    Example: `sigmasearch evaluate runs/digits/front/nfe-06.json --first-seed 100000`
-    """
-    from pipeline import rerun
-
-    told = rerun.score(card, images, first_seed, shard_images)
-    if as_json:
-        print(json.dumps(told, indent=1))
-        return
-    seeds = f"{told['first_seed']}-{told['first_seed'] + told['images'] - 1}"
-    print(f"FID {told['fid']:.4f} ± {told['fid_se']:.4f} at {told['nfe']:g} NFE")
-    print(
-        f"{told['images']} images, seeds {seeds}, {told['benchmark']} reference {told['reference'][:16]}, "
-        f"plan {told['plan']}"
-    )
+        print(json.dumps([row.to_json() for row in counted], indent=1))
+    else:
+        accounting.show(counted, console(sys.stdout))
 
 
 @app.command(name="ls")
@@ -253,7 +172,7 @@ def train(
     from pipeline.models import data
 
     images, labels = data.labelled("digits")
-    with _writing(out):
+    with writing(out):
         trained = classifier.train(quantise(images), labels, seed=seed)
         classifier.save(trained, out)
     print(f"{out}: {100 * trained.accuracy:.2f} % of the held-out digits right")
@@ -283,6 +202,9 @@ def ui(
             address = store.leaderboard_url(f"http://127.0.0.1:{port}", experiment.experiment_id)
             print(f"  {experiment.name}: {address}", flush=True)
     raise SystemExit(subprocess.call(command, env=environment))
+
+
+app.add_typer(card_commands.app)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ last denoising, so that a solver is only its formula and none of these exists tw
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -134,19 +135,30 @@ class Sampler:
         The decision is taken on the deterministic path, without churn.
         """
         learned, walk = noise[: self.schedule.calibration_images], self.walk
-        if isinstance(self.schedule, Recorded):
-            placed, steps = self.schedule.place(denoise, learned)
-            walk = tuple(steps)
-        else:
-            placed = self.schedule.sigmas(denoise, learned)
+        with _about("schedule"):
+            if isinstance(self.schedule, Recorded):
+                placed, steps = self.schedule.place(denoise, learned)
+                walk = tuple(steps)
+            else:
+                placed = self.schedule.sigmas(denoise, learned)
         if self.denoise_to_zero:
             if placed[-1] == 0:
                 raise _already_at_zero()
             placed = torch.cat([placed, placed.new_zeros(1)])
         sigmas, solver = placed.tolist(), self.solver
         if isinstance(solver, Calibrated):
-            solver = solver.calibrate(denoise, noise[: solver.calibration_images], sigmas)
+            with _about("solver"):
+                solver = solver.calibrate(denoise, noise[: solver.calibration_images], sigmas)
         return replace(self, solver=solver, walk=walk), trace(solver, sigmas, afs=self.afs, churn=self.churn)
+
+
+@contextlib.contextmanager
+def _about(part: str) -> Iterator[None]:
+    """A mistake that shows only while the sampler is made ready is told under its own part of the spec."""
+    try:
+        yield
+    except SpecError as error:
+        raise error.under(part) from None
 
 
 def _already_at_zero() -> SpecError:

@@ -184,7 +184,7 @@ def _check_epsilon_s(epsilon_s: float) -> None:
 class VP(ClosedForm):
     """Uniform in the VP process's time, from 1 to epsilon_s (Song et al., 2021; Karras et al., 2022, Table 1).
 
-    The sigmas of `time_uniform` with rho 1.
+    arXiv 2011.13456 and 2206.00364. The sigmas of `time_uniform` with rho 1.
     """
 
     epsilon_s: float = 1e-3  # Karras et al. (2022), Table 1, VP column

@@ -38,8 +38,8 @@ def batch_norm(x: Tensor) -> Tensor:
 class PathStep(NamedTuple):
     """One committed step of the Wasserstein-bounded walk; eta and allowed in image L2 norm.
 
-    `secant` and `eta` are those of the step that was taken, from the slope at its own Euler end; nan where that was not
-    evaluated (`Walk.path` without `measure_end`, its last step).
+    `secant` and `eta` are those of the step that was taken, from the slope at its own Euler end, also where the walk
+    then moves by Heun; nan where that was not evaluated (`Walk.path` without `measure_end`, its last step).
     """
 
     sigma: float
@@ -244,7 +244,6 @@ def _mean_bend(before: Point, here: Point) -> float:
         wrong = here if torch.isfinite(before.slope).all() else before
         raise SpecError(
             f"the slope along the calibration path is not finite at sigma {wrong.sigma:.4g}",
-            path="schedule",
             given=bend,
             allowed="a denoiser that is finite from sigma_max to sigma_min",
         )

@@ -67,6 +67,13 @@ SOLVER_EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "low": {"name": "dpm_solver_pp", "order": 1},
             "high": {"name": "dpm_solver_pp", "order": 2, "lower_order_final": False},
         },
+        {
+            "name": "switch",
+            "low": {"name": "dpm_solver_pp", "order": 1},
+            "high": {"name": "dpm_solver_pp", "order": 2, "lower_order_final": False},
+            "rule": "cosine",
+        },
+        {"name": "switch", "low": {"name": "heun"}, "high": {"name": "unipc"}, "tau_k": 0.2, "curvature": "absolute"},
     ],
 }
 SCHEDULE_EXAMPLES: dict[str, list[dict[str, Any]]] = {
@@ -89,7 +96,11 @@ SCHEDULE_EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"name": "gits", "num_steps": 6, "final": "zero", "afs_search": True, "teacher_steps": 20, "warmup": 40},
     ],
     "iddpm": [{"name": "iddpm", "num_steps": n, "final": end} for n in (1, 7) for end in ("zero", "sigma_min")],
-    "sdm": [{"name": "sdm", "num_steps": 8}, {"name": "sdm", "num_steps": 8, "final": "sigma_min"}],
+    "sdm": [
+        {"name": "sdm", "num_steps": 8},
+        {"name": "sdm", "num_steps": 8, "final": "sigma_min"},
+        {"name": "sdm", "num_steps": 8, "enforce_bound": True, "mover": "heun"},
+    ],
 }
 SIGMAS: dict[str, list[float]] = {
     "edm-to-zero": EDM(8).sigmas().tolist(),

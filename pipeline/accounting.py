@@ -1,0 +1,248 @@
+"""NFE as publications count it, as their code counts it, and as the network sees it: `sigmasearch report nfe`.
+
+What is counted by whom is second-hand knowledge and stands here with its source. What is measured is measured: each
+method's plan runs on a closed-form benchmark with a meter around the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from pipeline import benchmarks, trial
+from pipeline.denoiser import Denoiser, Meter
+from pipeline.methods import METHODS
+from pipeline.trial import TrialSpec
+
+BENCHMARK = "gmm"
+IMAGES = 16
+
+SDM = "aiimaginglab/sdm modules/sampler.py"
+DIFF_SAMPLER = "zju-pi/diff-sampler gits-main/sample.py:226-243"
+K_DIFFUSION = "crowsonkb/k-diffusion k_diffusion/sampling.py"
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A method at its usual settings, and what it is said to cost.
+
+    `published` is the NFE that the publication prints, `code` the one that its code would print; None where it prints
+    none. `note` says what differs and in which line. `guided` doubles the rows of each call, as classifier-free
+    guidance does.
+    """
+
+    method: str
+    setting: str
+    solver: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    published: int | None
+    code: int | None
+    source: str
+    note: str = ""
+    afs: bool = False
+    denoise_to_zero: bool = False
+    guided: bool = False
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A convention beside the truth: network rows per image, set-up rows per calibration image, where it ends."""
+
+    convention: Convention
+    measured: float
+    setup: float
+    end: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        told = self.convention
+        return {
+            "method": told.method,
+            "setting": told.setting,
+            "published": told.published,
+            "code": told.code,
+            "measured": self.measured,
+            "setup": self.setup,
+            "end_sigma": self.end,
+            "source": told.source,
+            "note": told.note,
+        }
+
+
+class _TwoRows:
+    """A network that is asked twice an image, as with classifier-free guidance; both answers are the same here."""
+
+    def __init__(self, network: Denoiser) -> None:
+        self.network = network
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        first, second = self.network(torch.cat([x, x]), sigma).chunk(2)
+        return 0.5 * (first + second)
+
+
+def conventions() -> list[Convention]:
+    """Every row of the table, by source."""
+    return [*_edm(), *_sdm(), *_diff_sampler(), *_k_diffusion()]
+
+
+def count(convention: Convention) -> Counted:
+    """Run the method on the closed-form benchmark and count what reaches the network."""
+    held = benchmarks.load(BENCHMARK)
+    spec = TrialSpec(
+        BENCHMARK,
+        convention.solver,
+        convention.schedule,
+        afs=convention.afs,
+        denoise_to_zero=convention.denoise_to_zero,
+    )
+    prepared = trial.prepare(spec, held)
+    meter = Meter(held.denoiser())
+    trial.draw(prepared.plan, _TwoRows(meter) if convention.guided else meter, held.shape, range(IMAGES))
+    return Counted(convention, meter.rows / IMAGES, prepared.setup_nfe, prepared.plan.sigmas[-1])
+
+
+def show(rows: Sequence[Counted], console: Console) -> None:
+    """Print the table, and below it what differs and why, numbered; a count that the network does not see is red."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("method", no_wrap=True)
+    table.add_column("setting")
+    for name in ("published", "its code", "measured", "set-up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("ends at", no_wrap=True)
+    table.add_column("")
+    notes: list[str] = []
+    for row in rows:
+        told = row.convention
+        if told.note and told.note not in notes:
+            notes.append(told.note)
+        table.add_row(
+            told.method,
+            told.setting,
+            *(_told(value, row.measured) for value in (told.published, told.code)),
+            f"{row.measured:g}",
+            f"{row.setup:g}" if row.setup else "–",
+            f"{row.end:g}",
+            Text(f"[{notes.index(told.note) + 1}]" if told.note else ""),
+        )
+    console.print("NFE: network rows an image", highlight=False)
+    console.print(table)
+    for number, note in enumerate(notes, 1):
+        console.print(f"[{number}] {note}", highlight=False, markup=False)
+    console.print(
+        f"measured at the network on {BENCHMARK}, {IMAGES} images, seeds 0-{IMAGES - 1}; set-up: rows per calibration "
+        "image, once a plan, never in the NFE; –: none printed, or none spent. Sources: --json.",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _told(value: int | None, measured: float) -> Text:
+    return Text("–") if value is None else Text(f"{value}", style="" if value == measured else "bold red")
+
+
+def _edm() -> list[Convention]:
+    source = "Karras et al., 2022, arXiv 2206.00364; NVlabs/edm README"
+    return [
+        Convention("Heun", f"EDM, N = {n}", {"name": "heun"}, {"name": "edm", "num_steps": n}, 2 * n - 1, None, source)
+        for n in (18, 40)
+    ]
+
+
+def _sdm() -> list[Convention]:
+    source = "Jo & Choi, 2026, arXiv 2602.12624, Table 1 (second-hand)"
+    edm = {"name": "edm", "num_steps": 18}
+    multistep = {"name": "dpm_solver_pp", "order": 2, "lower_order_final": False}
+    unipc = {"name": "unipc", "order": 2, "lower_order_final": False, "disable_corrector": [0]}
+    note_switch = (
+        "31 is CIFAR-10's and 66 AFHQv2's: the data decide the switch, and with it N + (moves by Heun). The code "
+        "decides again in each batch, so that its count may change between batches."
+    )
+    return [
+        Convention(
+            "Euler", "SDM, N = 18", {"name": "euler"}, edm, 17, 18, source,
+            "Table 1 prints 17 and 39; N = 18 and 40 moves to 0 make 18 and 40 calls.",
+        ),
+        Convention(
+            "Heun", "SDM, N = 18", {"name": "heun"}, edm, 35, 18, source,
+            f"{SDM}:324 counts one for Heun's two calls.",
+        ),
+        Convention(
+            "DPM-Solver++(2M)", "SDM, N = 18", multistep, edm, None, 34, "the code only",
+            f"{SDM}:295 counts two for the one call of a second-order move (and :1119-1124 in its adaptive solver).",
+        ),
+        Convention("UniPC-2", "SDM, N = 18", unipc, edm, None, 18, "the code only"),
+        Convention(
+            "Euler > Heun, step", "SDM, N = 18, tau_k 2e-4", {"name": "switch", "tau_k": 2e-4}, edm, 31, None, source,
+            note_switch,
+        ),
+        Convention(
+            "Euler > Heun, step", "SDM, N = 40, tau_k 1e-4", {"name": "switch", "tau_k": 1e-4},
+            {"name": "edm", "num_steps": 40}, 66, None, source, note_switch,
+        ),
+        Convention(
+            "Euler", "SDM schedule, N = 18", {"name": "euler"}, {"name": "sdm", "num_steps": 18}, 17, 18, source,
+            f"The line search of {SDM}:1148-1464 is set-up; the paper's NFE leaves it out.",
+        ),
+    ]  # fmt: skip
+
+
+def _diff_sampler() -> list[Convention]:
+    source = "zju-pi/diff-sampler README; Chen et al., 2024, arXiv 2405.11326, Table 1"
+    stop = (
+        "Counted by a formula from names, never measured; num_steps there are timestamps, one more than moves. It "
+        "stops at sigma_min 0.002: EDM and SDM go on to 0, which would be one more."
+    )
+
+    def of(name: str, note: str = stop, **options: Any) -> Convention:
+        method = METHODS.get(name)
+        pair = method.pair(6)
+        if pair is None:
+            raise ValueError(f"{name} has no setting at 6 evaluations")
+        return Convention(
+            method.title, "diff-sampler, NFE 6", *pair, 6, 6, f"{source}; {DIFF_SAMPLER}", note, **options
+        )
+
+    ipndm, edm = {"name": "ipndm", "order": 4}, {"name": "edm", "final": "sigma_min"}
+    names = ("ddim", "heun", "dpm_solver_2", "dpm_solver_pp_3m", "unipc_3", "deis", "ipndm", "ipndm_v")
+    return [
+        *(of(name) for name in names),
+        of("ipndm_gits", "The teacher's walk, 60 evaluations on each warm-up image, is set-up and not in the NFE."),
+        Convention(
+            "iPNDM, AFS", "diff-sampler, 7 moves", ipndm, {**edm, "num_steps": 7}, 6, 6, DIFF_SAMPLER,
+            "The analytical first step calls no network.", afs=True,
+        ),
+        Convention(
+            "iPNDM + GITS, AFS", "diff-sampler, 7 moves", ipndm, {"name": "gits", "num_steps": 7, "afs_search": True},
+            6, 6, DIFF_SAMPLER,
+            "The extra node is free; finding it costs the teacher's walk and a student's for each candidate.", afs=True,
+        ),
+        Convention(
+            "iPNDM, denoise to zero", "diff-sampler, 6 moves + 1", ipndm, {**edm, "num_steps": 6}, None, 7,
+            DIFF_SAMPLER, denoise_to_zero=True,
+        ),
+        Convention(
+            "DPM-Solver++(2M), guided", "diff-sampler, SD 1.5, 5 moves", {"name": "dpm_solver_pp", "order": 2},
+            {**edm, "rho": 1.0, "num_steps": 5}, 10, 10, f"{source.replace('Table 1', 'Table 2')}; {DIFF_SAMPLER}",
+            "Guidance asks the network twice an image; its code doubles the count for ms_coco by name only.",
+            guided=True,
+        ),
+    ]  # fmt: skip
+
+
+def _k_diffusion() -> list[Convention]:
+    karras = {"name": "edm", "num_steps": 10}
+    return [
+        Convention(
+            name, "k-diffusion, 10 sigmas and 0", solver, karras, None, None, K_DIFFUSION,
+            "It counts none; its users quote the number of steps.",
+        )
+        for name, solver in (("LMS-4", {"name": "lms"}), ("Heun", {"name": "heun"}))
+    ]  # fmt: skip

@@ -1,0 +1,127 @@
+"""The commands that make a card and use one: plan, sample, evaluate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.terminal import AsJson, console, writing
+
+# Heavy imports are made inside the commands, as in `pipeline.cli`.
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    benchmark: Annotated[str, typer.Argument(help="The benchmark to calibrate on.")],
+    baseline: Annotated[str | None, typer.Option(help="A published method; give --nfe with it.")] = None,
+    nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for --baseline.")] = None,
+    solver: Annotated[str | None, typer.Option(help="A solver's name, or its JSON.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="A schedule's name, or its JSON.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A field, as solver.tau_k=0.1 or schedule.num_steps=8.")
+    ] = None,
+    afs: Annotated[bool, typer.Option("--afs", help="Analytical first step: the first evaluation is free.")] = False,
+    denoise_to_zero: Annotated[
+        bool, typer.Option("--denoise-to-zero", help="Go on to 0 where the schedule stops at sigma_min.")
+    ] = False,
+    churn: Annotated[str | None, typer.Option(help="EDM's churn: s_churn, or JSON with s_min, s_max, s_noise.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Measure each step's true local error beside SDM's estimate and bound.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="The card to write.")] = Path("card.json"),
+    as_json: AsJson = False,
+) -> None:
+    """Place the sigmas, take the solver's decision, trace, and write the plan's card.
+
+    Example: `sigmasearch plan digits-kde --solver switch --schedule sdm --set schedule.num_steps=6 --out card.json`
+    """
+    from pipeline import plan_options, rerun, trial
+    from pipeline.card import plan_card, write_card
+
+    held = rerun.load_benchmark(benchmark, "benchmark")
+    spec = plan_options.spec(
+        benchmark,
+        baseline,
+        nfe,
+        solver,
+        schedule,
+        set_ or [],
+        afs=afs,
+        denoise_to_zero=denoise_to_zero,
+        churn=churn,
+    )
+    prepared = trial.prepare(spec, held)
+    card = plan_card(spec, prepared, held)
+    verified = None
+    if verify:
+        from pipeline import verification
+
+        verified = verification.verify(spec.sampler().schedule, prepared.plan, held)
+        card["verification"] = verified.to_json()
+    write_card(out, card)
+    if as_json:
+        print(json.dumps(card))
+        return
+    sigmas = ", ".join(f"{sigma:.4g}" for sigma in prepared.plan.sigmas)
+    print(
+        f"{trial.describe(trial.TrialSpec(**{**spec.to_json(), 'solver': prepared.solver}))}: {len(prepared.plan)} NFE"
+    )
+    print(f"sigmas: {sigmas}")
+    print(f"set-up: {prepared.setup_nfe:g} evaluations on each of {prepared.setup_images} calibration images")
+    if prepared.walk:
+        over = [step["eta"] / step["allowed"] for step in prepared.walk if step["eta"] > step["allowed"]]
+        worst = f", the worst by {max(over):.3g} times" if over else ""
+        print(f"walk: {len(prepared.walk)} steps, {len(over)} with eta above its bound{worst}")
+    if verified is not None:
+        verification.show(verified, console(sys.stdout))
+    print(f"card: {out}")
+
+
+@app.command()
+def sample(
+    card: Annotated[Path, typer.Argument(help="A card.")],
+    images: Annotated[int, typer.Option(min=1, max=4096, help="How many.")] = 64,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
+) -> None:
+    """Draw a picture grid with a card's plan.
+
+    Example: `sigmasearch sample runs/digits/front/nfe-06.json --out samples.png`
+    """
+    from pipeline import rerun
+
+    with writing(out):
+        print(rerun.sample(card, out, images, first_seed))
+
+
+@app.command()
+def evaluate(
+    card: Annotated[Path, typer.Argument(help="A card.")],
+    images: Annotated[int | None, typer.Option(min=4, help="Images; the card's number by default.")] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the first image; the card's by default.")
+    ] = None,
+    shard_images: Annotated[int | None, typer.Option(min=1, help="Images a shard; a divisor of images.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a card's plan: FID with its error, NFE as measured at the network.
+
+    Example: `sigmasearch evaluate runs/digits/front/nfe-06.json --first-seed 100000`
+    """
+    from pipeline import rerun
+
+    told = rerun.score(card, images, first_seed, shard_images)
+    if as_json:
+        print(json.dumps(told, indent=1))
+        return
+    seeds = f"{told['first_seed']}-{told['first_seed'] + told['images'] - 1}"
+    print(f"FID {told['fid']:.4f} ± {told['fid_se']:.4f} at {told['nfe']:g} NFE")
+    print(
+        f"{told['images']} images, seeds {seeds}, {told['benchmark']} reference {told['reference'][:16]}, "
+        f"plan {told['plan']}"
+    )

@@ -1,0 +1,109 @@
+"""`sigmasearch plan --verify`: the true local error of each step beside SDM's estimate and its bound."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.benchmarks import Benchmark
+from pipeline.denoiser import Meter
+from pipeline.local_error import StepError, Verdict, local_errors, verify_walk
+from pipeline.noise import CALIBRATION_SEEDS, noise
+from pipeline.plan import Plan
+from pipeline.schedules import Schedule
+from pipeline.sdm import CALIBRATION_IMAGES, SDM
+
+STYLES: Mapping[Verdict, str] = {"kept": "green", "broken": "bold red", "inconclusive": "yellow", "not verified": "dim"}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Each step of the plan's schedule, and of the walk that the schedule was resampled from, if there is one."""
+
+    steps: Sequence[StepError]
+    walk: Sequence[StepError]
+    images: int
+    rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "images": self.images,
+            "first_seed": CALIBRATION_SEEDS,
+            "rows_per_image": self.rows / self.images,
+            "steps": [_told(step) for step in self.steps],
+            "walk": [_told(step) for step in self.walk],
+        }
+
+
+def verify(schedule: Schedule, plan: Plan, benchmark: Benchmark) -> Verification:
+    """Measure the local errors on the schedule's own calibration noise; the default number of images if it has none."""
+    images = schedule.calibration_images or CALIBRATION_IMAGES
+    meter = Meter(benchmark.denoiser())
+    start = noise(range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + images), benchmark.shape, torch.float64)
+    bounded = schedule if isinstance(schedule, SDM) else None
+    steps = local_errors(meter, start, plan.sigmas, allowed=bounded.walk.allowed if bounded else None)
+    # Without num_steps the schedule is the walk itself, unless Heun made it, whose states are not Euler's.
+    walk: list[StepError] = []
+    if bounded is not None and (bounded.num_steps is not None or bounded.mover != "euler"):
+        walk = verify_walk(bounded, meter, start)
+    return Verification(steps, walk, images, meter.rows)
+
+
+def show(verification: Verification, console: Console) -> None:
+    """Print a row a step, and what the walk behind the schedule kept of its promise."""
+    bounded = any(step.allowed is not None for step in verification.steps)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    for name in ("sigma", "to", "eta", "true error", "± se", "sup bound", *(("allowed", "verdict") if bounded else ())):
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    for step in verification.steps:
+        row = [f"{step.sigma:.4g}", f"{step.target:.4g}"]
+        row += [_number(value) for value in (step.eta, step.error, step.standard_error, step.supremum_bound)]
+        if bounded:
+            row += [_number(step.allowed), f"[{STYLES[step.verdict]}]{step.verdict}[/]"]
+        table.add_row(*row)
+    console.print("local error of an Euler step, image L2 norm, mean over the calibration images", highlight=False)
+    console.print(table)
+    if bounded:
+        told = "the schedule's own steps, beside eta(sigma): "
+        console.print(told + _promise(verification.steps), highlight=False, soft_wrap=True)
+    if verification.walk:
+        console.print("the walk it was placed by: " + _promise(verification.walk), highlight=False, soft_wrap=True)
+    seeds = f"{CALIBRATION_SEEDS}-{CALIBRATION_SEEDS + verification.images - 1}"
+    console.print(
+        "eta: mean |x_Heun - x_Euler|; true error: against a fine solve from the same states; "
+        "sup bound: Theorem 3.2's, "
+        "its supremum taken on the true path",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"{verification.images} images, seeds {seeds}, {verification.rows / verification.images:g} network rows each",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _promise(steps: Sequence[StepError]) -> str:
+    counts = Counter(step.verdict for step in steps)
+    words = ", ".join(f"{counts[name]} {name}" for name in STYLES if counts[name])
+    shares = {step.error / step.allowed: step for step in steps if step.error is not None and step.allowed}
+    if not shares:
+        return words
+    worst = max(shares)
+    return f"{words}; the worst has {worst:.3g} times its bound (sigma {shares[worst].sigma:.4g})"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _told(step: StepError) -> Mapping[str, Any]:
+    return {**step._asdict(), "verdict": step.verdict}
