@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -358,6 +359,26 @@ def test_schedule_samples(spec):
     _, plan = sampler.prepare(MIXTURE, noise(sampler.calibration_images))
     assert len(plan) == len(plan.sigmas) - 1
     assert plan.run(MIXTURE, LATENTS).isfinite().all()
+
+
+@functools.cache
+def placed(name: str) -> Tensor:
+    return place(SCHEDULE_EXAMPLES.get(name, [{"name": name, "num_steps": 8}])[0])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.names())
+@pytest.mark.parametrize("spec", examples(SOLVERS.names(), SOLVER_EXAMPLES))
+def test_any_solver_takes_any_schedule(spec, schedule):
+    """Every pair samples: finite, the plan as the eager loop, every evaluation counted, and nearer than the noise."""
+    sigmas = placed(schedule).tolist()
+    solver, plan = prepare(spec, sigmas)
+    eager, planned = Meter(MIXTURE), Meter(MIXTURE)
+    expected = integrate(eager, sigmas[0] * LATENTS, sigmas, solver)
+    samples = plan.run(planned, LATENTS)
+    assert samples.isfinite().all()
+    torch.testing.assert_close(samples, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    assert planned.rows == eager.rows == len(plan) * len(LATENTS)
+    assert float(samples.square().mean()) < (sigmas[0] / 2) ** 2
 
 
 # Methods ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The documents' commands run as they stand, in a folder where the study of the README is a small one."""
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from pipeline.schedules import SCHEDULES
+from pipeline.solvers import SOLVERS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,6 +80,19 @@ def test_every_make_target_of_the_documents_exists():
     named = {target for document in DOCUMENTS for target in re.findall(r"`?make ([a-z]+)", document.read_text())}
     assert {"demo", "test"} <= named
     assert named <= targets
+
+
+@pytest.mark.parametrize("registry", [SOLVERS, SCHEDULES], ids=lambda registry: registry.kind)
+def test_the_guide_to_methods_names_every_one(registry):
+    text = (ROOT / "docs" / "methods.md").read_text()
+    assert [name for name in registry.names() if f"`{name}`" not in text] == []
+
+
+def test_the_guide_to_methods_names_every_field_of_a_solver():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs" / "methods.md").read_text(), flags=re.MULTILINE))
+    for name in SOLVERS.names():
+        fields = {field.name for field in dataclasses.fields(SOLVERS.get(name))}
+        assert fields == set(re.findall(r"`(\w+)`", rows[name])), name
 
 
 def test_every_file_that_the_documents_link_to_exists():
