@@ -76,7 +76,8 @@ def plan(
     if prepared.walk:
         over = [step["eta"] / step["allowed"] for step in prepared.walk if step["eta"] > step["allowed"]]
         worst = f", the worst by {max(over):.3g} times" if over else ""
-        print(f"walk: {len(prepared.walk)} steps, {len(over)} with eta above its bound{worst}")
+        steps = "1 step" if len(prepared.walk) == 1 else f"{len(prepared.walk)} steps"
+        print(f"walk: {steps}, {len(over)} with eta above its bound{worst}")
     if verified is not None:
         verification.show(verified, console(sys.stdout))
     print(f"card: {out}")
