@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline import benchmarks, trial
 from pipeline.denoiser import Denoiser, Meter
-from pipeline.methods import METHODS
+from pipeline.methods import METHODS, Pair
 from pipeline.trial import TrialSpec
 
 BENCHMARK = "gmm"
@@ -90,7 +90,7 @@ class _TwoRows:
 
 def conventions() -> list[Convention]:
     """Every row of the table, by source."""
-    return [*_edm(), *_sdm(), *_diff_sampler(), *_k_diffusion()]
+    return [*_edm(), *_sdm(), *_diff_sampler(), *_dpm_solver(), *_k_diffusion()]
 
 
 def count(convention: Convention) -> Counted:
@@ -175,6 +175,10 @@ def _sdm() -> list[Convention]:
             f"{SDM}:324 counts one for Heun's two calls.",
         ),
         Convention(
+            "Heun + COS", "SDM, N = 18", *_pair("heun_cos", 35), 35, 18, source,
+            f"{SDM}:324 counts one for Heun's two calls.",
+        ),
+        Convention(
             "DPM-Solver++(2M)", "SDM, N = 18", multistep, edm, None, 34, "the code only",
             f"{SDM}:295 counts two for the one call of a second-order move (and :1119-1124 in its adaptive solver).",
         ),
@@ -211,10 +215,11 @@ def _diff_sampler() -> list[Convention]:
         )
 
     ipndm, edm = {"name": "ipndm", "order": 4}, {"name": "edm", "final": "sigma_min"}
-    names = ("ddim", "heun", "dpm_solver_2", "dpm_solver_pp_3m", "unipc_3", "deis", "ipndm", "ipndm_v")
+    walk = "The teacher's walk, 60 evaluations on each warm-up image, is set-up and not in the NFE."
+    names = ("ddim", "heun", "dpm_solver_2", "dpm_solver_pp_2m", "dpm_solver_pp_3m", "unipc_2", "unipc_3", "deis")
     return [
-        *(of(name) for name in names),
-        of("ipndm_gits", "The teacher's walk, 60 evaluations on each warm-up image, is set-up and not in the NFE."),
+        *(of(name) for name in (*names, "ipndm", "ipndm_v")),
+        *(of(name, walk) for name in ("ddim_gits", "ipndm_gits")),
         Convention(
             "iPNDM, AFS", "diff-sampler, 7 moves", ipndm, {**edm, "num_steps": 7}, 6, 6, DIFF_SAMPLER,
             "The analytical first step calls no network.", afs=True,
@@ -237,12 +242,29 @@ def _diff_sampler() -> list[Convention]:
     ]  # fmt: skip
 
 
+def _dpm_solver() -> list[Convention]:
+    source = "Lu et al., 2022, arXiv 2211.01095; LuChengTHU/dpm-solver dpm_solver_pytorch.py"
+    note = "Its `steps` are evaluations: K moves, the last ones of lower order where the order does not divide them."
+    return [
+        Convention(f"DPM-Solver++({k}S)", "dpm-solver, 7 steps", *_pair(f"dpm_solver_pp_{k}s", 7), 7, 7, source, note)
+        for k in (2, 3)
+    ]
+
+
 def _k_diffusion() -> list[Convention]:
     karras = {"name": "edm", "num_steps": 10}
     return [
         Convention(
-            name, "k-diffusion, 10 sigmas and 0", solver, karras, None, None, K_DIFFUSION,
+            name, "k-diffusion, 10 sigmas and 0", solver, schedule, None, None, K_DIFFUSION,
             "It counts none; its users quote the number of steps.",
         )
-        for name, solver in (("LMS-4", {"name": "lms"}), ("Heun", {"name": "heun"}))
+        for name, solver, schedule in (("LMS-4", *_pair("lms", 10)), ("Heun", {"name": "heun"}, karras))
     ]  # fmt: skip
+
+
+def _pair(name: str, nfe: int) -> Pair:
+    """A registered method's solver and schedule at this NFE."""
+    pair = METHODS.get(name).pair(nfe)
+    if pair is None:
+        raise ValueError(f"{name} has no setting at {nfe} evaluations")
+    return pair

@@ -76,6 +76,16 @@ def euler_move(point: Point, target: float) -> Any:
     return ratio * point.x + (1 - ratio) * point.denoised
 
 
+def _two_stages(denoise: Evaluate, here: Point, target: float, middle: float, weight: float) -> Any:
+    """Move to `target` along both slopes, the one at `middle` weighed by `weight`; a move to 0 takes one evaluation."""
+    if target == 0:
+        return here.denoised
+    x = euler_move(here, middle)
+    there = Point(middle, x, denoise(x, middle))
+    move = target - here.sigma
+    return here.x + (move * (1 - weight)) * here.slope + (move * weight) * there.slope
+
+
 @SOLVERS.register("euler")
 @dataclass(frozen=True)
 class Euler:
@@ -116,14 +126,8 @@ class Heun:
         """Two evaluations: the loop's, and one at sigma + alpha * (next - sigma)."""
         del state
         here, target = points[-1], sigmas[i + 1]
-        if target == 0:
-            return here.denoised, None
-        move = target - here.sigma
-        sigma = target if self.alpha == 1 else here.sigma + self.alpha * move
-        x = euler_move(here, sigma)
-        there = Point(sigma, x, denoise(x, sigma))
-        weight = 1 / (2 * self.alpha)
-        return here.x + (move * (1 - weight)) * here.slope + (move * weight) * there.slope, None
+        middle = target if self.alpha == 1 else here.sigma + self.alpha * (target - here.sigma)
+        return _two_stages(denoise, here, target, middle, 1 / (2 * self.alpha)), None
 
 
 @SOLVERS.register("dpm_solver_2")
@@ -149,11 +153,5 @@ class DPMSolver2:
         """Two evaluations: the loop's, and one at sigma^(1 - r) * next^r."""
         del state
         here, target = points[-1], sigmas[i + 1]
-        if target == 0:
-            return here.denoised, None
-        move = target - here.sigma
-        sigma = target if self.r == 1 else here.sigma ** (1 - self.r) * target**self.r
-        x = euler_move(here, sigma)
-        there = Point(sigma, x, denoise(x, sigma))
-        weight = 1 / (2 * self.r)
-        return here.x + (move * (1 - weight)) * here.slope + (move * weight) * there.slope, None
+        middle = target if self.r == 1 else here.sigma ** (1 - self.r) * target**self.r
+        return _two_stages(denoise, here, target, middle, 1 / (2 * self.r)), None

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.accounting import Convention, conventions, count, show
+from pipeline.methods import METHODS
 
 EVERY = conventions()
 
@@ -56,6 +57,14 @@ def test_the_loops_options_count_as_they_should(counted):
     assert (to_zero.measured, to_zero.end) == (7, 0)
     guided = next(row for row in counted.values() if row.convention.guided)
     assert guided.measured == 10
+
+
+def test_every_method_has_a_row(counted):
+    held = {(str(row.convention.solver), row.convention.schedule["name"]) for row in counted.values()}
+    for method in METHODS:
+        solver, schedule = next(filter(None, map(method.pair, (6, 7, 35))))
+        told = {str(pair[0]) for pair in map(method.pair, range(1, 40)) if pair}
+        assert any((name, schedule["name"]) in held for name in told), f"{method.name} ({solver}) is not counted"
 
 
 def test_every_row_has_a_source_and_every_difference_a_reason(counted):
