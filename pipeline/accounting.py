@@ -6,6 +6,7 @@ method's plan runs on a closed-form benchmark with a meter around the network.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,35 +111,38 @@ def count(convention: Convention) -> Counted:
 
 
 def show(rows: Sequence[Counted], console: Console) -> None:
-    """Print the table, and below it what differs and why, numbered; a count that the network does not see is red."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    """Print the table, and below it what differs and why, numbered; a count that the network does not see is red.
+
+    Fits 80 columns.
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
-    table.add_column("setting")
-    for name in ("published", "its code", "measured", "set-up"):
+    for name in ("published", "its code", "measured", "set-up", "end"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("ends at", no_wrap=True)
     table.add_column("")
     notes: list[str] = []
-    for row in rows:
-        told = row.convention
-        if told.note and told.note not in notes:
-            notes.append(told.note)
-        table.add_row(
-            told.method,
-            told.setting,
-            *(_told(value, row.measured) for value in (told.published, told.code)),
-            f"{row.measured:g}",
-            f"{row.setup:g}" if row.setup else "–",
-            f"{row.end:g}",
-            Text(f"[{notes.index(told.note) + 1}]" if told.note else ""),
-        )
+    for setting, group in itertools.groupby(rows, key=lambda row: row.convention.setting):
+        table.add_row(Text(setting, style="bold"))
+        for row in group:
+            told = row.convention
+            if told.note and told.note not in notes:
+                notes.append(told.note)
+            table.add_row(
+                "  " + told.method,
+                *(_told(value, row.measured) for value in (told.published, told.code)),
+                f"{row.measured:g}",
+                f"{row.setup:g}" if row.setup else "–",
+                f"{row.end:g}",
+                Text(f"[{notes.index(told.note) + 1}]" if told.note else ""),
+            )
     console.print("NFE: network rows an image", highlight=False)
     console.print(table)
     for number, note in enumerate(notes, 1):
         console.print(f"[{number}] {note}", highlight=False, markup=False)
     console.print(
         f"measured at the network on {BENCHMARK}, {IMAGES} images, seeds 0-{IMAGES - 1}; set-up: rows per calibration "
-        "image, once a plan, never in the NFE; –: none printed, or none spent. Sources: --json.",
+        "image, once a plan, never in the NFE; end: the sigma it ends at; –: none printed, or none spent. "
+        "Sources: --json.",
         highlight=False,
         markup=False,
     )
@@ -234,7 +238,7 @@ def _diff_sampler() -> list[Convention]:
             DIFF_SAMPLER, denoise_to_zero=True,
         ),
         Convention(
-            "DPM-Solver++(2M), guided", "diff-sampler, SD 1.5, 5 moves", {"name": "dpm_solver_pp", "order": 2},
+            "DPM-Solver++(2M), guided", "diff-sampler, SD, 5 moves", {"name": "dpm_solver_pp", "order": 2},
             {**edm, "rho": 1.0, "num_steps": 5}, 10, 10, f"{source.replace('Table 1', 'Table 2')}; {DIFF_SAMPLER}",
             "Guidance asks the network twice an image; its code doubles the count for ms_coco by name only.",
             guided=True,
@@ -255,7 +259,7 @@ def _k_diffusion() -> list[Convention]:
     karras = {"name": "edm", "num_steps": 10}
     return [
         Convention(
-            name, "k-diffusion, 10 sigmas and 0", solver, schedule, None, None, K_DIFFUSION,
+            name, "k-diffusion, 10 moves to 0", solver, schedule, None, None, K_DIFFUSION,
             "It counts none; its users quote the number of steps.",
         )
         for name, solver, schedule in (("LMS-4", *_pair("lms", 10)), ("Heun", {"name": "heun"}, karras))

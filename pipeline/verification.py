@@ -60,8 +60,8 @@ def verify(schedule: Schedule, plan: Plan, benchmark: Benchmark) -> Verification
 def show(verification: Verification, console: Console) -> None:
     """Print a row a step, and what the walk behind the schedule kept of its promise."""
     bounded = any(step.allowed is not None for step in verification.steps)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-    for name in ("sigma", "to", "eta", "true error", "± se", "sup bound", *(("allowed", "verdict") if bounded else ())):
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("sigma", "to", "eta", "true", "± se", "sup", *(("allowed", "verdict") if bounded else ())):
         table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     for step in verification.steps:
         row = [f"{step.sigma:.4g}", f"{step.target:.4g}"]
@@ -73,21 +73,19 @@ def show(verification: Verification, console: Console) -> None:
     console.print(table)
     if bounded:
         told = "the schedule's own steps, beside eta(sigma): "
-        console.print(told + _promise(verification.steps), highlight=False, soft_wrap=True)
+        console.print(told + _promise(verification.steps), highlight=False)
     if verification.walk:
-        console.print("the walk it was placed by: " + _promise(verification.walk), highlight=False, soft_wrap=True)
+        console.print("the walk it was placed by: " + _promise(verification.walk), highlight=False)
     seeds = f"{CALIBRATION_SEEDS}-{CALIBRATION_SEEDS + verification.images - 1}"
     console.print(
-        "eta: mean |x_Heun - x_Euler|; true error: against a fine solve from the same states; "
-        "sup bound: Theorem 3.2's, "
+        "eta: mean |x_Heun - x_Euler|; true: against a fine solve from the same states; "
+        "sup: Theorem 3.2's bound, "
         "its supremum taken on the true path",
         highlight=False,
-        soft_wrap=True,
     )
     console.print(
         f"{verification.images} images, seeds {seeds}, {verification.rows / verification.images:g} network rows each",
         highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -91,7 +91,7 @@ def test_verify_prints_a_row_a_step_and_the_walk_behind_it(elsewhere):
     assert out.count("broken") + out.count("kept") + out.count("inconclusive") >= 5
     assert "32 images, seeds 1099511627776-1099511627807" in out
     plain = done("plan", "gmm", "--baseline", "ddim", "--nfe", 3, "--verify").out
-    assert "true error" in plain
+    assert "fine solve" in plain
     assert "allowed" not in plain
 
 
