@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.denoiser import Denoiser
 from pipeline.registry import require
-from pipeline.schedules import MOST_STEPS, SCHEDULES, Final, check_sigmas
+from pipeline.schedules import MOST_STEPS, SCHEDULES, check_sigmas
 
 Table = Literal["sd15", "sdxl", "deepfloyd_if", "svd"]
 # Sabour et al. (2024), Table 3: Stable Diffusion 1.5, SDXL, DeepFloyd-IF stage 1, Stable Video Diffusion; ten steps.
@@ -34,15 +34,16 @@ class AlignYourSteps:
 
     Ten steps to sigma_min are the table itself. Other numbers of steps interpolate log sigma over the index, as the
     authors' quickstart guide does. A table holds for the model that it was made for, and for no other; its ends are its
-    own.
+    own. `final` "zero" keeps the lowest sigma, and one of the N moves goes from it to 0; "zero_in_place" puts 0 in its
+    place, as huggingface/diffusers' AysSchedules and ComfyUI's node do.
 
-    Differs from comfyanonymous/ComfyUI comfy_extras/nodes_align_your_steps.py:47: with `final` "zero" the lowest sigma
-    is kept and one of the N moves goes from it to 0; the node puts 0 in its place.
+    Differs from comfyanonymous/ComfyUI comfy_extras/nodes_align_your_steps.py:47: the table ends in its own lowest
+    sigma, as its authors print it, unless `final` says otherwise.
     """
 
     num_steps: int = 10
     table: Table = "sd15"
-    final: Final = "sigma_min"
+    final: Literal["sigma_min", "zero", "zero_in_place"] = "sigma_min"
 
     calibration_images: ClassVar[int] = 0
     registry_name: ClassVar[str]
@@ -50,7 +51,8 @@ class AlignYourSteps:
     def __post_init__(self) -> None:
         require(1 <= self.num_steps <= MOST_STEPS, "num_steps", self.num_steps, f"1 to {MOST_STEPS}")
         require(self.table in TABLES, "table", self.table, ", ".join(TABLES))
-        require(self.final in ("zero", "sigma_min"), "final", self.final, "zero, sigma_min")
+        finals = ("sigma_min", "zero", "zero_in_place")
+        require(self.final in finals, "final", self.final, ", ".join(finals))
 
     @property
     def sigma_max(self) -> float:
@@ -62,15 +64,23 @@ class AlignYourSteps:
         """The table's lowest sigma."""
         return TABLES[self.table][-1]
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The highest and the lowest sigma above 0."""
+        above = [float(sigma) for sigma in self.sigmas() if sigma > 0]
+        return above[0], above[-1]
+
     def sigmas(self, denoise: Denoiser | None = None, noise: Tensor | None = None) -> Tensor:
         """(N + 1,) float64; neither the denoiser nor noise is used."""
         del denoise, noise
         table = TABLES[self.table]
-        nodes = self.num_steps + (self.final == "sigma_min")
+        nodes = self.num_steps + (self.final != "zero")
         at = np.linspace(0, len(table) - 1, nodes)
         between = np.exp(np.interp(at, np.arange(len(table)), np.log(table)))
         # Where a node of the table is met, it is that number and not the exponential of its logarithm.
         placed = [table[int(i)] if math.floor(i) == i else float(sigma) for i, sigma in zip(at, between, strict=True)]
-        if self.final == "zero":
+        if self.final == "zero_in_place":
+            placed.pop()
+        if self.final != "sigma_min":
             placed.append(0.0)
         return check_sigmas(torch.tensor(placed, dtype=torch.float64), self.registry_name)

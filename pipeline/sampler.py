@@ -120,7 +120,7 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.churn is not None:
             self.churn.require_one_step(self.solver)
-        if self.denoise_to_zero and getattr(self.schedule, "final", None) == "zero":
+        if self.denoise_to_zero and getattr(self.schedule, "final", "sigma_min") != "sigma_min":
             raise _already_at_zero()
 
     @property

@@ -199,7 +199,7 @@ def _ends_of(sampler: Sampler, moves: int) -> list[Sampler]:
 
     How many evaluations a sampler makes depends on the number of its moves and on whether the last one goes to 0.
     """
-    zero = getattr(sampler.schedule, "final", "zero") == "zero"
+    zero = getattr(sampler.schedule, "final", "zero") != "sigma_min"
     if isinstance(sampler.schedule, Given):
         zero = sampler.schedule.values[-1] == 0
     moves += sampler.denoise_to_zero

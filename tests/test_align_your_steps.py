@@ -49,6 +49,15 @@ def test_three_steps_by_hand():
     assert values[2] == pytest.approx(0.963 ** (1 / 3) * 0.652 ** (2 / 3), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [("sd15", "StableDiffusionSigmas"), ("sdxl", "StableDiffusionXLSigmas"), ("svd", "StableDiffusionVideoSigmas")],
+)
+def test_zero_in_place_is_what_diffusers_lists(table, name):
+    schedulers = pytest.importorskip("diffusers.schedulers", reason="diffusers is not installed; make does it")
+    assert AlignYourSteps(10, table, "zero_in_place").sigmas().tolist() == schedulers.AysSchedules[name]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(sorted(TABLES)), st.integers(1, 200))
 def test_the_end_at_0_only_adds_a_move(table, num_steps):
@@ -62,7 +71,7 @@ def test_the_end_at_0_only_adds_a_move(table, num_steps):
         ({"num_steps": 0}, "num_steps", "1 to 10000"),
         ({"num_steps": 10001}, "num_steps", "1 to 10000"),
         ({"table": "sd21"}, "table", "sd15, sdxl, deepfloyd_if, svd"),
-        ({"final": "none"}, "final", "zero, sigma_min"),
+        ({"final": "none"}, "final", "sigma_min, zero, zero_in_place"),
     ],
 )
 def test_a_mistake_names_its_key(values, key, allowed):

@@ -82,6 +82,7 @@ SCHEDULE_EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"name": "ays"},
         {"name": "ays", "table": "sdxl", "num_steps": 7, "final": "zero"},
         {"name": "ays", "table": "svd", "num_steps": 1},
+        {"name": "ays", "table": "deepfloyd_if", "final": "zero_in_place"},
     ],
     "cos": [
         {"name": "cos", "num_steps": 8},
@@ -336,8 +337,8 @@ def test_schedule_is_a_schedule(spec):
     highest, lowest = getattr(schedule, "ends", (schedule.sigma_max, schedule.sigma_min))
     assert schedule.sigma_max >= highest >= lowest >= schedule.sigma_min
     assert values[0] == highest
-    assert values[-1] == (0.0 if schedule.final == "zero" else lowest)
-    if schedule.final == "zero" and schedule.num_steps > 1:
+    assert values[-1] == (lowest if schedule.final == "sigma_min" else 0.0)
+    if schedule.final != "sigma_min" and schedule.num_steps > 1:
         assert values[-2] == lowest
 
 
