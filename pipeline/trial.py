@@ -269,7 +269,7 @@ def describe(spec: TrialSpec | TrialResult) -> str:
     if asked.afs:
         words += " · afs"
     if asked.churn is not None:
-        words += f" · churn {asked.churn.get('s_churn', '?')}"
+        words += f" · churn {asked.churn.get('s_churn', math.nan):.3g}"
     return words
 
 
