@@ -18,7 +18,9 @@ from pipeline.schedules import SCHEDULES
 from pipeline.shortest_path import ShortestPaths
 from pipeline.solvers import SOLVERS
 from pipeline.trajectory import record_trajectory, trajectory_deviation
-from tests.conformance_problem import CALIBRATION_LATENTS, CASES, LATENTS, MIXTURE
+from tests.conformance_problem import ASKED
+
+MIXTURE, LATENTS, CALIBRATION_LATENTS, CASES = ASKED
 
 ELSEWHERE = {"sdm_adaptive_solver", "sdm_adaptive_dpmsolver", "sdm_wasserstein_schedule", "sdm_eta", "sdm_resample"}
 # Published names that nothing here implements yet, and why.

@@ -1,9 +1,6 @@
-"""SDM against the numbers that its published code gave: see tests/data/conformance.json."""
+"""SDM against the numbers that its published code gave: see test_conformance.py."""
 
 import itertools
-import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +11,10 @@ from pipeline.sampler import integrate, trace
 from pipeline.schedules import EDM
 from pipeline.sdm import Switch
 from pipeline.wasserstein import Walk, measured_eta
-from tests.conformance_problem import MixtureDenoiser
+from tests.conformance_problem import ASKED
 
-FILE = Path(os.environ.get("SIGMASEARCH_CONFORMANCE", Path(__file__).parent / "data" / "conformance.json"))
-DATA = json.loads(FILE.read_text())
-CASES = [case for case in DATA["cases"] if case["source"].endswith("sdm") and case["kind"].startswith("sdm_")]
-SHAPE = tuple(DATA["problem"]["shape"])
-
-
-def latents(name):
-    return torch.tensor(DATA[name], dtype=torch.float64).reshape(-1, *SHAPE)
+MIXTURE, LATENTS, CALIBRATION_LATENTS, _ = ASKED
+CASES = [case for case in ASKED.cases if case["kind"].startswith("sdm_")]
 
 
 def of_kind(*kinds):
@@ -34,8 +25,7 @@ def of_kind(*kinds):
 
 @pytest.fixture
 def meter():
-    problem = DATA["problem"]
-    return Meter(MixtureDenoiser(problem["weights"], problem["means"], problem["stds"], SHAPE))
+    return Meter(MIXTURE)
 
 
 @of_kind("sdm_adaptive_solver", "sdm_adaptive_dpmsolver")
@@ -50,8 +40,8 @@ def test_adaptive_solver_gives_the_published_samples(case, meter):
     sigmas = EDM(p["num_steps"], p["sigma_min"], p["sigma_max"]).sigmas().tolist()
     curvature = "relative" if p["relative"] else "absolute"
     solver = Switch(**pair, rule=p["lambda_schedule"], tau_k=p["tau_k"], curvature=curvature)
-    plan = trace(solver.calibrate(meter, latents("calibration_latents"), sigmas), sigmas)
-    noise = latents("calibration_latents")[:16]
+    plan = trace(solver.calibrate(meter, CALIBRATION_LATENTS, sigmas), sigmas)
+    noise = CALIBRATION_LATENTS[:16]
     samples = plan.run(meter, noise).reshape(16, -1)
     expected = torch.tensor(case["expected"]["samples"], dtype=torch.float64)
     assert len(plan) == case["expected"]["nfe"]
@@ -67,7 +57,7 @@ def test_walk_takes_the_published_path_for_no_more_calls(case, meter):
         c_shrink=p["c_shrink"], max_expand_bins=p["max_expand_bins"], max_shrink_iters=p["max_shrink_iters"],
     )  # fmt: skip
     # The published walk does not measure its last step.
-    steps = walk.path(meter, latents("calibration_latents"), measure_end=False)
+    steps = walk.path(meter, CALIBRATION_LATENTS, measure_end=False)
     path = [step.sigma for step in steps] + [p["sigma_min"], 0.0]
     # Within rounding of sigma_min the published walk takes one more step, of no width.
     published = itertools.pairwise([*case["expected"]["sigmas"], -1.0])
@@ -79,7 +69,7 @@ def test_walk_takes_the_published_path_for_no_more_calls(case, meter):
 def test_the_published_path_breaks_its_own_bound_and_an_enforced_one_keeps_it(case, meter):
     p = case["params"]
     bound = {key: p[key] for key in ("eta_min", "eta_max", "eta_p", "sigma_min", "sigma_max")}
-    noise = latents("calibration_latents")
+    noise = CALIBRATION_LATENTS
     published = Walk(**bound, base_steps=p["num_steps"], mover=p["solver"], grid_snap=p["grid_snap"])
     steps = published.path(meter, noise)
     assert not all(step.kept for step in steps)
@@ -90,7 +80,7 @@ def test_the_published_path_breaks_its_own_bound_and_an_enforced_one_keeps_it(ca
 
 @of_kind("sdm_eta")
 def test_measured_eta_is_the_published_one(case, meter):
-    eta, secants = measured_eta(meter, latents("calibration_latents"), case["params"]["sigmas"])
+    eta, secants = measured_eta(meter, CALIBRATION_LATENTS, case["params"]["sigmas"])
     assert eta == pytest.approx(case["expected"]["eta"], rel=1e-5, abs=1e-12)
     assert secants == pytest.approx(case["expected"]["s_hat"], rel=1e-5, abs=1e-12)
 
@@ -104,7 +94,7 @@ def test_resampling_places_the_published_sigmas(case):
 
 def test_every_step_of_the_walk_is_measured_as_heun_minus_euler(meter):
     sigmas = [80.0, 20.0, 5.0, 1.0, 0.2, 0.02]
-    noise = latents("calibration_latents")
+    noise = CALIBRATION_LATENTS
     eta, _ = measured_eta(meter, noise, sigmas)
     x = sigmas[0] * noise
     for i, sigma in enumerate(sigmas[:-1]):
@@ -120,7 +110,7 @@ def test_switch_with_zero_threshold_is_the_high_solver_and_with_a_huge_one_the_l
     from pipeline.solvers import Euler, Heun
 
     sigmas = EDM(8).sigmas().tolist()
-    noise = latents("calibration_latents")
+    noise = CALIBRATION_LATENTS
     for tau_k, alone in ((0.0, Heun()), (1e9, Euler())):
         plan = trace(Switch(tau_k=tau_k).calibrate(meter, noise, sigmas), sigmas)
         assert plan.digest == trace(alone, sigmas).digest
@@ -128,14 +118,14 @@ def test_switch_with_zero_threshold_is_the_high_solver_and_with_a_huge_one_the_l
 
 def test_eager_and_traced_switch_agree(meter):
     sigmas = EDM(10).sigmas().tolist()
-    noise = latents("latents")
+    noise = LATENTS
     solver = Switch(tau_k=0.02).calibrate(meter, noise, sigmas)
     eager = integrate(meter, sigmas[0] * noise, sigmas, solver)
     assert torch.allclose(trace(solver, sigmas).run(meter, noise), eager, atol=1e-12, rtol=0)
 
 
 def test_an_euler_walk_measures_the_eta_that_a_second_walk_would(meter):
-    noise = latents("calibration_latents")
+    noise = CALIBRATION_LATENTS
     steps = Walk(eta_min=0.0005, eta_max=0.002).path(meter, noise, measure_end=True)
     spent = meter.calls
     again, secants = measured_eta(meter, noise, [step.sigma for step in steps] + [0.002])
