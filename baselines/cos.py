@@ -87,8 +87,9 @@ class COS:
     probe more. The paper weighs by its velocity at the end of the move, sigma_l, where that repository has sigma_r; on
     a fine grid they are the same.
 
-    `knots` "published" keeps that repository's interpolation (modules/utils.py:344), which leaves out the knot of zero
-    cost at the lowest probe sigma and extrapolates there. "all" takes it in, as the paper's Algorithm 1 does.
+    As published: `knots` "published" keeps that repository's interpolation (modules/utils.py:344), which leaves out the
+    knot of zero cost at the lowest probe sigma and extrapolates there. "all" takes it in, as the paper's Algorithm 1
+    does.
 
     Set-up: a Heun walk of the probe grid, of 18 moves or more, and one evaluation more at each of its nodes.
 

@@ -27,10 +27,10 @@ class DPMSolverPP:
     `variant` is how the second order weighs D1: phi_1 / 2 ("midpoint", Algorithm 2) or phi_2 ("heun", the published
     code's "taylor").
 
-    With the divided difference f[0,1,2] of the outputs, the parabola through three of them has the second derivative
-    2 f[0,1,2] h^2 per step. The published D2 is half of that (LuChengTHU/dpm-solver and, after it, diffusers): 3M is
-    of order 2 with a small constant. Kept as `third_order` "published", since every published number has it; "exact"
-    integrates the parabola and has order 3.
+    As published: with the divided difference f[0,1,2] of the outputs, the parabola through three of them has the second
+    derivative 2 f[0,1,2] h^2 per step. The published D2 is half of that (LuChengTHU/dpm-solver and, after it,
+    diffusers): 3M is of order 2 with a small constant. Kept as `third_order` "published", since every published number
+    has it; "exact" integrates the parabola and has order 3.
 
     Differs from zju-pi/diff-sampler diff-solvers-main/solvers.py dpm_pp_sampler: no clipping; thresholding belongs to
     the denoiser.

@@ -59,6 +59,8 @@ class GITS:
     the path. Where there is no node to try, the result is the shortest path with `num_steps` moves, the first of them
     as free; for as many evaluations.
 
+    As published: section 5 of the paper has the cost "l2" and no `coeff`; "dev" and 1.15 are its code's defaults.
+
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:85: the warm-up noise is given, not drawn unseeded.
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:110: the teacher never takes an analytical first step.
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:160: with no node to try, a path of as many moves as asked.

@@ -62,9 +62,9 @@ class IPNDM:
 class IPNDMVariable:
     """Adams-Bashforth with coefficients for the steps as they are, as far as the published code has them right.
 
-    `coefficients` "published" are those of zju-pi/diff-sampler diff-solvers-main/solvers.py ipndm_v_sampler, whose
-    tables they reproduce. At orders 3 and 4 they are not Adams-Bashforth: see `published_weights`. "exact" ones
-    integrate the polynomial through the slopes, as solver lms does.
+    As published: `coefficients` "published" are those of zju-pi/diff-sampler diff-solvers-main/solvers.py
+    ipndm_v_sampler, whose tables have them. At orders 3 and 4 they are not Adams-Bashforth: see `published_weights`.
+    "exact" ones integrate the polynomial through the slopes, as solver lms does.
     """
 
     order: Literal[1, 2, 3, 4] = 4

@@ -75,7 +75,7 @@ class Walk:
     eta(sigma) = eta_min + (eta_max - eta_min) (sigma / sigma_max)^eta_p; the walk then moves by
     gamma_step * sqrt(2 eta / S), never less than the step that was tried.
 
-    As published, that is no bound: where no trial kept eta the last one is used all the same, and the step that is
+    As published: that is no bound. Where no trial kept eta the last one is used all the same, and the step that is
     taken is not the one that was tried. `enforce_bound` checks the step itself by its own secant and shortens it until
     eta~ <= eta, the last one to sigma_min included. It cannot go with `grid_snap`, which lengthens a step to the next
     node below: a node that keeps the bound need not exist.
