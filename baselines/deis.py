@@ -13,8 +13,8 @@ import numpy as np
 from pipeline.lagrange import adams_bashforth, gauss, lagrange_weights
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.registry import require
-from pipeline.schedules import SIGMA_MAX, SIGMA_MIN
-from pipeline.solvers import SOLVERS, Evaluate, Point, State, euler_move
+from pipeline.schedules import SIGMA_MAX, SIGMA_MIN, vp_betas
+from pipeline.solvers import SOLVERS, Evaluate, Point, State, along_slopes, euler_move
 
 # Enough for any step: in log sigma the integrand has no singularity nearer to the real axis than pi / 2, so that even
 # one step over the whole of EDM's range is exact to rounding.
@@ -52,7 +52,7 @@ class DEIS:
         require(0 < self.sigma_max <= 1e100, "sigma_max", self.sigma_max, "above 0, at most 1e100")
         below = f"1e-100 or more, below {self.sigma_max}"
         require(1e-100 <= self.sigma_min < self.sigma_max, "sigma_min", self.sigma_min, below)
-        # At this or less beta_d is not positive, and the time of large sigmas not defined.
+        # At this or less beta_d is not positive, and the time of sigmas above sigma_max not defined.
         least = math.log1p(self.sigma_min**2) / math.log1p(self.sigma_max**2)
         require(least < self.epsilon_s < 1, "epsilon_s", self.epsilon_s, f"above {least:.3g} and below 1")
 
@@ -64,11 +64,8 @@ class DEIS:
         here, target = points[-1], sigmas[i + 1]
         if target == 0 or len(points) == 1:
             return euler_move(here, target), None
-        used = list(reversed(points))[: self.order + 1]
-        moved = here.x
-        for weight, point in zip(self.weights([p.sigma for p in used], target), used, strict=True):
-            moved = moved + weight * point.slope
-        return moved, None
+        used = list(points)[-self.order - 1 :]
+        return along_slopes(used, self.weights([point.sigma for point in reversed(used)], target)), None
 
     def weights(self, sigmas: Sequence[float], target: float) -> list[float]:
         """Weights of the slopes at `sigmas`, newest first, for the move from sigmas[0] to `target`; they sum to it."""
@@ -83,9 +80,7 @@ class DEIS:
 
     @cached_property
     def _betas(self) -> tuple[float, float]:
-        log_low, log_high = math.log1p(self.sigma_min**2), math.log1p(self.sigma_max**2)
-        beta_d = 2 * (log_high - log_low / self.epsilon_s) / (1 - self.epsilon_s)
-        return beta_d, log_high - beta_d / 2
+        return vp_betas(self.sigma_min, self.sigma_max, self.epsilon_s)
 
     def _time(self, sigmas: np.ndarray) -> np.ndarray:
         """The VP process's time at `sigmas` (Karras et al., 2022, arXiv 2206.00364, Table 1)."""

@@ -34,7 +34,7 @@ def state_at_sigma_min(plan: Plan, denoise: Denoiser, noise: Tensor) -> Tensor:
     return plan.run(lambda x, sigma: x if next(calls) == len(plan) else denoise(x, sigma), noise)
 
 
-class Walk(NamedTuple):
+class TeacherWalk(NamedTuple):
     """What is kept of the teacher's walk: the cost of every move, the paths, where each batch ended, (b, D)."""
 
     cost: Tensor
@@ -62,6 +62,8 @@ class GITS:
     As published: section 5 of the paper has the cost "l2" and no `coeff`; "dev" and 1.15 are its code's defaults.
 
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:85: the warm-up noise is given, not drawn unseeded.
+    Differs from zju-pi/diff-sampler gits-main/gits_utils.py:82: the costs of all warm-up images count, where that sets
+    them to zero before each round and so keeps the last round's.
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:110: the teacher never takes an analytical first step.
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:160: with no node to try, a path of as many moves as asked.
     Differs from zju-pi/diff-sampler gits-main/gits_utils.py:173: the search sees all warm-up images, not one batch.
@@ -146,7 +148,7 @@ class GITS:
             raise SpecError("schedule 'gits' is learned and needs a denoiser and warm-up noise")
         asked = {budget: replace(self, num_steps=budget) for budget in budgets}
         grid, placed = self.teacher_sigmas(), {}
-        walk: Walk | None = None
+        walk: TeacherWalk | None = None
         for budget, schedule in asked.items():
             path = [0]
             if budget > len(self._last):  # else the move to 0 is the only one, and there is nothing to learn
@@ -161,7 +163,7 @@ class GITS:
         """What follows the path over the teacher's grid."""
         return (0.0,) if self.final == "zero" else ()
 
-    def _walk(self, denoise: Denoiser, noise: Tensor) -> Walk:
+    def _walk(self, denoise: Denoiser, noise: Tensor) -> TeacherWalk:
         sigmas, teacher = self.teacher_sigmas(), self._solver("teacher")
         if isinstance(teacher, Calibrated):
             try:
@@ -176,7 +178,7 @@ class GITS:
             cost += (len(part) / len(noise)) * cost_matrix(states, slopes, sigmas, self.metric).cpu()
             ends.append(states[-1].clone())
         try:
-            return Walk(cost, ShortestPaths(cost.numpy(), self.coeff), tuple(ends))
+            return TeacherWalk(cost, ShortestPaths(cost.numpy(), self.coeff), tuple(ends))
         except SpecError as error:
             raise error.under("teacher") from None
 
@@ -189,7 +191,7 @@ class GITS:
                 f"its trajectory is not finite from sigma {sigma:.6g} on", path="teacher", given=self.teacher["name"]
             )
 
-    def _path(self, denoise: Denoiser, noise: Tensor, walk: Walk) -> list[int]:
+    def _path(self, denoise: Denoiser, noise: Tensor, walk: TeacherWalk) -> list[int]:
         moves = self.num_steps - len(self._last)
         if self.afs_search and moves > 1:
             start, *rest = walk.paths.indices(moves - 1)
@@ -200,7 +202,7 @@ class GITS:
                 return tried[0]
         return walk.paths.indices(moves)
 
-    def _student_miss(self, denoise: Denoiser, noise: Tensor, walk: Walk, path: Sequence[int]) -> float:
+    def _student_miss(self, denoise: Denoiser, noise: Tensor, walk: TeacherWalk, path: Sequence[int]) -> float:
         """Mean L2 distance at sigma_min between the student on this path, first move free, and the teacher."""
         grid = self.teacher_sigmas()
         sigmas = Given((*(grid[node] for node in path), *self._last))

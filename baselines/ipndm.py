@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pipeline.lagrange import adams_bashforth
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.registry import require
-from pipeline.solvers import SOLVERS, Evaluate, Point, State
+from pipeline.solvers import SOLVERS, Evaluate, Point, State, along_slopes
 
 # Adams-Bashforth on equal steps, newest slope first (Liu et al., 2022, arXiv 2202.09778, eq. 12 for order 4).
 WEIGHTS: dict[int, tuple[float, ...]] = {
@@ -19,15 +19,6 @@ WEIGHTS: dict[int, tuple[float, ...]] = {
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }
-
-
-def _move(points: Sequence[Point], target: float, weights: Sequence[float]) -> Any:
-    here = points[-1]
-    step = target - here.sigma
-    moved = here.x
-    for weight, point in zip(weights, reversed(points), strict=False):
-        moved = moved + (step * weight) * point.slope
-    return moved
 
 
 @SOLVERS.register("ipndm")
@@ -54,7 +45,8 @@ class IPNDM:
         del denoise, state
         if sigmas[i + 1] == 0:
             return points[-1].denoised, None
-        return _move(points, sigmas[i + 1], WEIGHTS[min(self.order, len(points))]), None
+        step = sigmas[i + 1] - points[-1].sigma
+        return along_slopes(points, [step * weight for weight in WEIGHTS[min(self.order, len(points))]]), None
 
 
 @SOLVERS.register("ipndm_v")
@@ -87,14 +79,15 @@ class IPNDMVariable:
             return points[-1].denoised, None
         behind = [point.sigma for point in reversed(points)][: self.order]
         if self.coefficients == "exact":
-            weights = [weight / (target - behind[0]) for weight in adams_bashforth(behind, target)]
-        else:
-            weights = published_weights([newer - older for newer, older in pairwise([target, *behind])])
-        return _move(points, target, weights), None
+            return along_slopes(points, adams_bashforth(behind, target)), None
+        steps = [newer - older for newer, older in pairwise([target, *behind])]
+        return along_slopes(points, [steps[0] * weight for weight in published_weights(steps)]), None
 
 
 def published_weights(steps: Sequence[float]) -> list[float]:
     """The weights of zju-pi/diff-sampler's ipndm_v_sampler: exact up to order 2, then with three slips.
+
+    Newest slope first, per unit of the step to make; `steps` in sigma, that one first.
 
     In Newton's form, with the exact coefficients beside: order 3 takes (1 - u v) / 2 for (1 - u) v / 2; order 4 takes
     the same, adds where a subtraction is due, and weighs the oldest slope by the wrong ratio of steps.

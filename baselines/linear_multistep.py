@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pipeline.lagrange import adams_bashforth
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.registry import require
-from pipeline.solvers import SOLVERS, Evaluate, Point, State, euler_move
+from pipeline.solvers import SOLVERS, Evaluate, Point, State, along_slopes, euler_move
 
 
 @SOLVERS.register("lms")
@@ -38,13 +38,10 @@ class LinearMultistep:
         """One evaluation, the loop's."""
         del denoise, state
         here, target = points[-1], sigmas[i + 1]
-        used = list(reversed(points))[: self.order]
+        used = list(points)[-self.order :]
         if len(used) == 1 or (target == 0 and not self.extrapolate_to_zero):
             return euler_move(here, target), None
-        moved = here.x
-        for weight, point in zip(adams_bashforth([point.sigma for point in used], target), used, strict=True):
-            moved = moved + weight * point.slope
-        return moved, None
+        return along_slopes(used, adams_bashforth([point.sigma for point in reversed(used)], target)), None
 
 
 def _lms(nfe: int) -> Pair | None:

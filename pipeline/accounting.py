@@ -197,40 +197,37 @@ def _sdm() -> list[Convention]:
         ),
         Convention(
             "Euler", "SDM schedule, N = 18", {"name": "euler"}, {"name": "sdm", "num_steps": 18}, 17, 18, source,
-            f"The line search of {SDM}:1148-1464 is set-up; the paper's NFE leaves it out.",
+            f"As [1]; and the line search of {SDM}:1148-1464 is set-up, which the paper's NFE leaves out.",
         ),
     ]  # fmt: skip
 
 
 def _diff_sampler() -> list[Convention]:
-    source = "zju-pi/diff-sampler README; Chen et al., 2024, arXiv 2405.11326, Table 1"
+    readme = f"zju-pi/diff-sampler README; {DIFF_SAMPLER}"
+    table = f"Chen et al., 2024, arXiv 2405.11326, Table 1; {DIFF_SAMPLER}"
     stop = (
         "Counted by a formula from names, never measured; num_steps there are timestamps, one more than moves. It "
         "stops at sigma_min 0.002: EDM and SDM go on to 0, which would be one more."
     )
+    walk = "The teacher's walk, 60 evaluations on each warm-up image, is set-up and not in the NFE."
 
-    def of(name: str, note: str = stop, **options: Any) -> Convention:
-        method = METHODS.get(name)
-        pair = method.pair(6)
-        if pair is None:
-            raise ValueError(f"{name} has no setting at 6 evaluations")
-        return Convention(
-            method.title, "diff-sampler, NFE 6", *pair, 6, 6, f"{source}; {DIFF_SAMPLER}", note, **options
-        )
+    def of(name: str, published: int | None, source: str, note: str = stop) -> Convention:
+        title = METHODS.get(name).title
+        return Convention(title, "diff-sampler, NFE 6", *_pair(name, 6), published, 6, source, note)
 
     ipndm, edm = {"name": "ipndm", "order": 4}, {"name": "edm", "final": "sigma_min"}
-    walk = "The teacher's walk, 60 evaluations on each warm-up image, is set-up and not in the NFE."
-    names = ("ddim", "heun", "dpm_solver_2", "dpm_solver_pp_2m", "dpm_solver_pp_3m", "unipc_2", "unipc_3", "deis")
+    printed = ("ddim", "heun", "dpm_solver_2", "dpm_solver_pp_3m", "unipc_3", "deis", "ipndm", "ipndm_v")
     return [
-        *(of(name) for name in (*names, "ipndm", "ipndm_v")),
-        *(of(name, walk) for name in ("ddim_gits", "ipndm_gits")),
+        *(of(name, 6, readme) for name in printed),
+        *(of(name, None, DIFF_SAMPLER) for name in ("dpm_solver_pp_2m", "unipc_2")),
+        *(of(name, 6, table, walk) for name in ("ddim_gits", "ipndm_gits")),
         Convention(
-            "iPNDM, AFS", "diff-sampler, 7 moves", ipndm, {**edm, "num_steps": 7}, 6, 6, DIFF_SAMPLER,
+            "iPNDM, AFS", "diff-sampler, 7 moves", ipndm, {**edm, "num_steps": 7}, None, 6, DIFF_SAMPLER,
             "The analytical first step calls no network.", afs=True,
         ),
         Convention(
             "iPNDM + GITS, AFS", "diff-sampler, 7 moves", ipndm, {"name": "gits", "num_steps": 7, "afs_search": True},
-            6, 6, DIFF_SAMPLER,
+            None, 6, DIFF_SAMPLER,
             "The extra node is free; finding it costs the teacher's walk and a student's for each candidate.", afs=True,
         ),
         Convention(
@@ -239,7 +236,8 @@ def _diff_sampler() -> list[Convention]:
         ),
         Convention(
             "DPM-Solver++(2M), guided", "diff-sampler, SD, 5 moves", {"name": "dpm_solver_pp", "order": 2},
-            {**edm, "rho": 1.0, "num_steps": 5}, 10, 10, f"{source.replace('Table 1', 'Table 2')}; {DIFF_SAMPLER}",
+            {**edm, "rho": 1.0, "num_steps": 5}, 10, 10,
+            f"Chen et al., 2024, arXiv 2405.11326, Table 2; {DIFF_SAMPLER}",
             "Guidance asks the network twice an image; its code doubles the count for ms_coco by name only.",
             guided=True,
         ),

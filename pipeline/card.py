@@ -67,7 +67,7 @@ def _card(
     spec: TrialSpec,
     solver: Mapping[str, Any],
     plan: Plan,
-    walk: Sequence[Mapping[str, float]],
+    walk: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     # Columns, since a walk may have hundreds of steps.
     steps = {key: [step[key] for step in walk] for key in walk[0]} if walk else {}

@@ -31,7 +31,11 @@ def plan(
     ] = False,
     churn: Annotated[str | None, typer.Option(help="EDM's churn: s_churn, or JSON with s_min, s_max, s_noise.")] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Measure each step's true local error beside SDM's estimate and bound.")
+        bool,
+        typer.Option(
+            "--verify",
+            help="Measure the true local error of an Euler step at each sigma, beside SDM's estimate and bound.",
+        ),
     ] = False,
     out: Annotated[Path, typer.Option(help="The card to write.")] = Path("card.json"),
     as_json: AsJson = False,
@@ -72,9 +76,14 @@ def plan(
         f"{trial.describe(trial.TrialSpec(**{**spec.to_json(), 'solver': prepared.solver}))}: {len(prepared.plan)} NFE"
     )
     print(f"sigmas: {sigmas}")
-    print(f"set-up: {prepared.setup_nfe:g} evaluations on each of {prepared.setup_images} calibration images")
+    images = prepared.setup_images
+    print(
+        f"set-up: {prepared.setup_nfe:g} evaluations on each of {images} calibration images"
+        if images
+        else "set-up: none"
+    )
     if prepared.walk:
-        over = [step["eta"] / step["allowed"] for step in prepared.walk if step["eta"] > step["allowed"]]
+        over = [step["eta"] / step["allowed"] for step in prepared.walk if not step["kept"]]
         worst = f", the worst by {max(over):.3g} times" if over else ""
         steps = "1 step" if len(prepared.walk) == 1 else f"{len(prepared.walk)} steps"
         print(f"walk: {steps}, {len(over)} with eta above its bound{worst}")

@@ -95,7 +95,13 @@ def _params(result: TrialResult) -> dict[str, str]:
     spec = result.spec
     flat = _flat("solver", dict(result.solver)) | _flat("schedule", dict(spec.schedule))
     flat |= _flat("churn", dict(spec.churn or {}))
-    plain = {"afs": spec.afs, "images": spec.images, "first_seed": spec.first_seed, "shard_images": spec.shard_images}
+    plain = {
+        "afs": spec.afs,
+        "denoise_to_zero": spec.denoise_to_zero,
+        "images": spec.images,
+        "first_seed": spec.first_seed,
+        "shard_images": spec.shard_images,
+    }
     terminal = "zero" if result.plan.sigmas[-1] == 0 else "sigma_min"
     return flat | {name: _word(value) for name, value in plain.items()} | {"terminal": terminal}
 

@@ -22,6 +22,8 @@ def resample(
     Each step weighs eta^power * (sigma_max / sigma_next)^q; sigma^(1/rho) is interpolated over the cumulative weight by
     a monotone cubic (Jo & Choi, 2026, section 3; aiimaginglab/sdm modules/utils.py:403).
 
+    Differs from aiimaginglab/sdm modules/utils.py:442: `rho` is a parameter, where that is always 7.
+
     Args:
         sigmas: the walk, strictly decreasing, with or without a final 0.
         eta: its steps' local errors, image L2 norm; steps to 0 are ignored.
@@ -35,7 +37,7 @@ def resample(
     """
     require(nodes >= 1, "num_steps", nodes, "1 or more")
     walk = [sigma for sigma in sigmas if sigma > 0]
-    tiny = 1e-12
+    tiny = 1e-12  # aiimaginglab/sdm modules/utils.py:403, its eps
     errors = [max(e, 0.0) for e, _ in zip(eta, walk[1:], strict=False)]
     try:
         weights = [

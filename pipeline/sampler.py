@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -92,11 +92,17 @@ def trace(solver: Solver, sigmas: Sequence[float], *, afs: bool = False, churn: 
     return tape.plan(end, values)
 
 
+class Step(Protocol):
+    """A step that a schedule took, as plain JSON values."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
 @runtime_checkable
 class Recorded(Protocol):
     """A schedule that has something to tell of each step it took while it placed the sigmas (SDM's realised bound)."""
 
-    def place(self, denoise: Denoiser, noise: Tensor) -> tuple[Tensor, Sequence[Any]]:
+    def place(self, denoise: Denoiser, noise: Tensor) -> tuple[Tensor, Sequence[Step]]:
         """What `sigmas` gives, and the steps. `noise`: (B, C, H, W) unit normal."""
         ...
 
@@ -115,7 +121,7 @@ class Sampler:
     afs: bool = False
     denoise_to_zero: bool = False
     churn: Churn | None = None
-    walk: tuple[Any, ...] = field(default=(), compare=False)
+    walk: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.churn is not None:
@@ -138,7 +144,7 @@ class Sampler:
         with _about("schedule"):
             if isinstance(self.schedule, Recorded):
                 placed, steps = self.schedule.place(denoise, learned)
-                walk = tuple(steps)
+                walk = tuple(step.to_json() for step in steps)
             else:
                 placed = self.schedule.sigmas(denoise, learned)
         if self.denoise_to_zero:

@@ -164,19 +164,26 @@ class VE(LogSNR):
     """
 
 
-def vp_sigma(t: np.ndarray, form: ClosedForm, epsilon_s: float) -> np.ndarray:
-    """sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), the VP process's sigma (Karras et al., 2022, Table 1).
+def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float) -> tuple[float, float]:
+    """beta_d and beta_min of the VP process with sigma_min at time epsilon_s and sigma_max at time 1.
 
-    beta_d and beta_min follow from sigma_min at time epsilon_s and sigma_max at time 1.
+    sigma(t)^2 + 1 = exp(beta_d t^2 / 2 + beta_min t) (Karras et al., 2022, arXiv 2206.00364, Table 1).
+
+    Raises:
+        SpecError: no such process, since sigma would not rise with time all the way.
     """
-    log_high, log_low = math.log1p(form.sigma_max**2), math.log1p(form.sigma_min**2)
-    beta_d = 2 * (log_low / epsilon_s - log_high) / (epsilon_s - 1)
-    beta_min = log_high - 0.5 * beta_d
+    require(sigma_max <= 1e100, "sigma_max", sigma_max, "at most 1e100: its square is to stay in double precision")
+    log_high, log_low = math.log1p(sigma_max**2), math.log1p(sigma_min**2)
+    least = 1 - math.sqrt(1 - log_low / log_high)  # there sigma stops rising at time 1
+    require(least < epsilon_s < 1, "epsilon_s", epsilon_s, f"above {least:.3g} and below 1")
+    beta_d = 2 * (log_high - log_low / epsilon_s) / (1 - epsilon_s)
+    beta_min = log_high - beta_d / 2
+    return beta_d, beta_min
+
+
+def _vp_sigma(t: np.ndarray, betas: tuple[float, float]) -> np.ndarray:
+    beta_d, beta_min = betas
     return np.asarray(np.sqrt(np.expm1(0.5 * beta_d * t**2 + beta_min * t)))
-
-
-def _check_epsilon_s(epsilon_s: float) -> None:
-    require(0 < epsilon_s < 1, "epsilon_s", epsilon_s, "above 0 and below 1")
 
 
 @SCHEDULES.register("vp")
@@ -191,11 +198,11 @@ class VP(ClosedForm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_epsilon_s(self.epsilon_s)
+        vp_betas(self.sigma_min, self.sigma_max, self.epsilon_s)
 
     def curve(self, u: np.ndarray) -> np.ndarray:
         """Sigma(t) at t linear from 1 to epsilon_s."""
-        return vp_sigma(1 + u * (self.epsilon_s - 1), self, self.epsilon_s)
+        return _vp_sigma(1 + u * (self.epsilon_s - 1), vp_betas(self.sigma_min, self.sigma_max, self.epsilon_s))
 
 
 @SCHEDULES.register("time_uniform")
@@ -209,12 +216,12 @@ class TimeUniform(ClosedForm):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_rho(self.rho)
-        _check_epsilon_s(self.epsilon_s)
+        vp_betas(self.sigma_min, self.sigma_max, self.epsilon_s)
 
     def curve(self, u: np.ndarray) -> np.ndarray:
         """Sigma(t) at t^(1/rho) linear from 1 to epsilon_s^(1/rho)."""
         t = (1 + u * (self.epsilon_s ** (1 / self.rho) - 1)) ** self.rho
-        return vp_sigma(t, self, self.epsilon_s)
+        return _vp_sigma(t, vp_betas(self.sigma_min, self.sigma_max, self.epsilon_s))
 
 
 @SCHEDULES.register("iddpm")

@@ -76,6 +76,14 @@ def euler_move(point: Point, target: float) -> Any:
     return ratio * point.x + (1 - ratio) * point.denoised
 
 
+def along_slopes(points: Sequence[Point], weights: Sequence[float]) -> Any:
+    """The newest point's x plus the weighted slopes, the newest first; `points` are in order of evaluation."""
+    moved = points[-1].x
+    for weight, point in zip(weights, reversed(points), strict=False):
+        moved = moved + weight * point.slope
+    return moved
+
+
 def _two_stages(denoise: Evaluate, here: Point, target: float, middle: float, weight: float) -> Any:
     """Move to `target` along both slopes, the one at `middle` weighed by `weight`; a move to 0 takes one evaluation."""
     if target == 0:

@@ -106,7 +106,7 @@ class Prepared:
     setup_rows: int
     setup_images: int
     seconds: float
-    walk: tuple[Mapping[str, float], ...] = ()
+    walk: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def setup_nfe(self) -> float:
@@ -146,7 +146,7 @@ class TrialResult:
     benchmark_version: int
     reference_hash: str
     model_hash: str
-    walk: tuple[Mapping[str, float], ...] = ()
+    walk: tuple[Mapping[str, Any], ...] = ()
     git_revision: str = field(default_factory=git_revision)
     versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -169,8 +169,9 @@ class TrialResult:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TrialResult:
         """Read a result back."""
-        held = {name: value[name] for name in TrialResult.__dataclass_fields__ if name in value or name != "walk"}
-        held["walk"] = tuple(held.get("walk", ()))  # results of earlier versions have none
+        # Results of earlier versions have no walk.
+        held = {name: {"walk": (), **value}[name] for name in TrialResult.__dataclass_fields__}
+        held["walk"] = tuple(held["walk"])
         return TrialResult(**held | {"spec": TrialSpec.from_json(value["spec"]), "plan": Plan.from_json(value["plan"])})
 
 
@@ -202,8 +203,7 @@ def prepare(spec: TrialSpec, benchmark: Benchmark) -> Prepared:
     images = sampler.calibration_images
     calibration = noise(range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + images), benchmark.shape, torch.float64)
     decided, plan = sampler.prepare(meter, calibration)
-    walk = tuple(step._asdict() for step in decided.walk)
-    return Prepared(plan, to_spec(decided.solver), meter.rows, images, time.perf_counter() - started, walk)
+    return Prepared(plan, to_spec(decided.solver), meter.rows, images, time.perf_counter() - started, decided.walk)
 
 
 def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range) -> Tensor:

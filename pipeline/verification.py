@@ -25,7 +25,10 @@ STYLES: Mapping[Verdict, str] = {"kept": "green", "broken": "bold red", "inconcl
 
 @dataclass(frozen=True)
 class Verification:
-    """Each step of the plan's schedule, and of the walk that the schedule was resampled from, if there is one."""
+    """Euler's error on each step of the plan's sigmas, and on the walk that they were resampled from, if there is one.
+
+    From the states of an Euler walk, which SDM's bound is about, whatever the plan's solver, AFS or churn.
+    """
 
     steps: Sequence[StepError]
     walk: Sequence[StepError]
@@ -69,7 +72,9 @@ def show(verification: Verification, console: Console) -> None:
         if bounded:
             row += [_number(step.allowed), f"[{STYLES[step.verdict]}]{step.verdict}[/]"]
         table.add_row(*row)
-    console.print("local error of an Euler step, image L2 norm, mean over the calibration images", highlight=False)
+    console.print(
+        "local error of Euler steps on these sigmas, image L2 norm, mean over the calibration images", highlight=False
+    )
     console.print(table)
     if bounded:
         told = "the schedule's own steps, beside eta(sigma): "

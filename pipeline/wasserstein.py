@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,10 @@ class PathStep(NamedTuple):
     def kept(self) -> bool:
         """Whether the step keeps its bound, up to `ROUNDING`; not where it was not measured."""
         return self.eta <= self.allowed * (1 + ROUNDING)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with what `kept` says."""
+        return {**self._asdict(), "kept": self.kept}
 
 
 class _Probe(NamedTuple):

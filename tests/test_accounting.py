@@ -43,7 +43,8 @@ def test_diff_samplers_counts_hold_and_end_at_sigma_min(counted):
     rows = [row for row in counted.values() if row.convention.setting == "diff-sampler, NFE 6"]
     assert len(rows) >= 9
     for row in rows:
-        assert row.measured == row.convention.published == row.convention.code == 6
+        assert row.measured == row.convention.code == 6
+        assert row.convention.published in (6, None)
         assert row.end == 0.002
     assert counted["iPNDM + GITS", "diff-sampler, NFE 6"].setup == 60
 

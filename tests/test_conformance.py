@@ -23,8 +23,6 @@ from tests.conformance_problem import ASKED
 MIXTURE, LATENTS, CALIBRATION_LATENTS, CASES = ASKED
 
 ELSEWHERE = {"sdm_adaptive_solver", "sdm_adaptive_dpmsolver", "sdm_wasserstein_schedule", "sdm_eta", "sdm_resample"}
-# Published names that nothing here implements yet, and why.
-LATER: dict[str, str] = {}
 TOLERANCE = {
     "denoiser": 1e-10,
     "schedule": 1e-6,
@@ -39,14 +37,13 @@ SCHEDULE_NAMES = {"polynomial": "edm"}
 
 
 def collect(*kinds: str) -> list[Any]:
-    """The cases of these kinds; one that names something of `LATER` is skipped and says why."""
+    """The cases of these kinds."""
     cases = []
     for number, case in enumerate(CASES):
         if case["kind"] in kinds:
             names = [case["params"].get(key, "") for key in ("solver", "schedule", "discretization", "teacher")]
-            marks = [pytest.mark.skip(reason=LATER[name]) for name in names if name in LATER]
             label = next(filter(None, names), case["kind"])
-            cases.append(pytest.param(case, id=f"{number}-{case['source']}-{label}", marks=marks))
+            cases.append(pytest.param(case, id=f"{number}-{case['source']}-{label}"))
     return cases
 
 
@@ -112,10 +109,6 @@ def check_samples(
 def test_every_case_is_somewhere():
     known = {*TOLERANCE, *ELSEWHERE}
     assert {case["kind"] for case in CASES} <= known
-
-
-def test_later_is_up_to_date():
-    assert not set(LATER) & {*SOLVERS.names(), *SCHEDULES.names()}
 
 
 @pytest.mark.parametrize("case", collect("denoiser"))

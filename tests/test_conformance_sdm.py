@@ -7,7 +7,7 @@ import torch
 
 from pipeline.denoiser import Meter
 from pipeline.resampling import resample
-from pipeline.sampler import integrate, trace
+from pipeline.sampler import trace
 from pipeline.schedules import EDM
 from pipeline.sdm import Switch
 from pipeline.wasserstein import Walk, measured_eta
@@ -65,19 +65,6 @@ def test_walk_takes_the_published_path_for_no_more_calls(case, meter):
     assert meter.calls <= case["expected"]["nfe"]
 
 
-@of_kind("sdm_wasserstein_schedule")
-def test_the_published_path_breaks_its_own_bound_and_an_enforced_one_keeps_it(case, meter):
-    p = case["params"]
-    bound = {key: p[key] for key in ("eta_min", "eta_max", "eta_p", "sigma_min", "sigma_max")}
-    noise = CALIBRATION_LATENTS
-    published = Walk(**bound, base_steps=p["num_steps"], mover=p["solver"], grid_snap=p["grid_snap"])
-    steps = published.path(meter, noise)
-    assert not all(step.kept for step in steps)
-    kept = Walk(**bound, base_steps=p["num_steps"], mover=p["solver"], enforce_bound=True).path(meter, noise)
-    assert all(step.eta <= step.allowed for step in kept)
-    assert len(kept) > len(steps)
-
-
 @of_kind("sdm_eta")
 def test_measured_eta_is_the_published_one(case, meter):
     eta, secants = measured_eta(meter, CALIBRATION_LATENTS, case["params"]["sigmas"])
@@ -90,45 +77,3 @@ def test_resampling_places_the_published_sigmas(case):
     p = case["params"]
     placed = resample(p["sigmas"], p["eta"], p["num_steps"], power=p["power"], q=p["q"], rho=p["rho"])
     assert [*placed, 0.0] == pytest.approx(case["expected"]["sigmas"], rel=1e-8)
-
-
-def test_every_step_of_the_walk_is_measured_as_heun_minus_euler(meter):
-    sigmas = [80.0, 20.0, 5.0, 1.0, 0.2, 0.02]
-    noise = CALIBRATION_LATENTS
-    eta, _ = measured_eta(meter, noise, sigmas)
-    x = sigmas[0] * noise
-    for i, sigma in enumerate(sigmas[:-1]):
-        slope = (x - meter(x, sigma)) / sigma
-        euler = x + (sigmas[i + 1] - sigma) * slope
-        there = (euler - meter(euler, sigmas[i + 1])) / sigmas[i + 1]
-        heun = x + (sigmas[i + 1] - sigma) * 0.5 * (slope + there)
-        assert eta[i] == pytest.approx(float((heun - euler).flatten(1).norm(dim=1).mean()), rel=1e-10)
-        x = euler
-
-
-def test_switch_with_zero_threshold_is_the_high_solver_and_with_a_huge_one_the_low(meter):
-    from pipeline.solvers import Euler, Heun
-
-    sigmas = EDM(8).sigmas().tolist()
-    noise = CALIBRATION_LATENTS
-    for tau_k, alone in ((0.0, Heun()), (1e9, Euler())):
-        plan = trace(Switch(tau_k=tau_k).calibrate(meter, noise, sigmas), sigmas)
-        assert plan.digest == trace(alone, sigmas).digest
-
-
-def test_eager_and_traced_switch_agree(meter):
-    sigmas = EDM(10).sigmas().tolist()
-    noise = LATENTS
-    solver = Switch(tau_k=0.02).calibrate(meter, noise, sigmas)
-    eager = integrate(meter, sigmas[0] * noise, sigmas, solver)
-    assert torch.allclose(trace(solver, sigmas).run(meter, noise), eager, atol=1e-12, rtol=0)
-
-
-def test_an_euler_walk_measures_the_eta_that_a_second_walk_would(meter):
-    noise = CALIBRATION_LATENTS
-    steps = Walk(eta_min=0.0005, eta_max=0.002).path(meter, noise, measure_end=True)
-    spent = meter.calls
-    again, secants = measured_eta(meter, noise, [step.sigma for step in steps] + [0.002])
-    assert [step.eta for step in steps] == pytest.approx(again, rel=1e-9)
-    assert [step.secant for step in steps] == pytest.approx(secants, rel=1e-9)
-    assert meter.calls - spent == len(steps) + 1

@@ -167,8 +167,14 @@ def test_a_range_too_narrow_for_its_steps_is_refused():
 
 
 def test_a_range_that_no_vp_process_has_is_refused():
-    with pytest.raises(SpecError, match="'time_uniform' gives sigmas that are not strictly decreasing"):
-        TimeUniform(2, 0.5, 1.0, "sigma_min").sigmas()
+    """beta_min + beta_d t, the rate at which log(sigma^2 + 1) rises, is to be positive up to time 1."""
+    with pytest.raises(SpecError, match=r"epsilon_s: is out of range, given 0.001; allowed: above 0.177 and below 1"):
+        TimeUniform(2, 0.5, 1.0, "sigma_min")
+    with pytest.raises(SpecError, match="epsilon_s: is out of range, given 1e-09"):
+        VP(8, epsilon_s=1e-9)
+    for sigma_min, epsilon_s in ((0.1, 6e-4), (0.1, 1e-3), (0.5, 0.4), (0.002, 0.97)):
+        sigmas = VP(40, sigma_min, final="sigma_min", epsilon_s=epsilon_s).sigmas()
+        assert (sigmas.diff() < 0).all()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pipeline.denoiser import Meter
 from pipeline.registry import SpecError
 from pipeline.schedules import EDM
 from pipeline.wasserstein import PathStep, Walk, measured_eta
-from tests.conformance_problem import MIXTURE
+from tests.conformance_problem import CALIBRATION_LATENTS, MIXTURE, SHIPPED
 from tests.exact_flows import BATCH, SIGMAS, Gaussian, OnePoint, euler_points, norms
 
 
@@ -253,3 +253,29 @@ def test_a_slope_that_is_not_finite_names_the_first_such_sigma(wrong_below, enfo
 
 def measured(denoise, noise):
     return measured_eta(denoise, noise, SIGMAS)
+
+
+@pytest.mark.parametrize("case", [case for case in SHIPPED.cases if case["kind"] == "sdm_wasserstein_schedule"])
+def test_the_published_path_breaks_its_own_bound_and_an_enforced_one_keeps_it(case):
+    p = case["params"]
+    bound = {key: p[key] for key in ("eta_min", "eta_max", "eta_p", "sigma_min", "sigma_max")}
+    published = Walk(**bound, base_steps=p["num_steps"], mover=p["solver"], grid_snap=p["grid_snap"])
+    steps = published.path(MIXTURE, CALIBRATION_LATENTS)
+    assert not all(step.kept for step in steps)
+    walk = Walk(**bound, base_steps=p["num_steps"], mover=p["solver"], enforce_bound=True)
+    kept = walk.path(MIXTURE, CALIBRATION_LATENTS)
+    assert all(step.eta <= step.allowed for step in kept)
+    assert len(kept) > len(steps)
+
+
+def test_every_step_is_measured_as_heun_minus_euler():
+    sigmas = [80.0, 20.0, 5.0, 1.0, 0.2, 0.02]
+    eta, _ = measured_eta(MIXTURE, CALIBRATION_LATENTS, sigmas)
+    x = sigmas[0] * CALIBRATION_LATENTS
+    for i, sigma in enumerate(sigmas[:-1]):
+        slope = (x - MIXTURE(x, sigma)) / sigma
+        euler = x + (sigmas[i + 1] - sigma) * slope
+        there = (euler - MIXTURE(euler, sigmas[i + 1])) / sigmas[i + 1]
+        heun = x + (sigmas[i + 1] - sigma) * 0.5 * (slope + there)
+        assert eta[i] == pytest.approx(float((heun - euler).flatten(1).norm(dim=1).mean()), rel=1e-10)
+        x = euler
