@@ -20,7 +20,16 @@ from pipeline.denoiser import Denoiser
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.registry import SpecError, require
 from pipeline.sampler import integrate
-from pipeline.schedules import EDM, MOST_STEPS, SCHEDULES, SIGMA_MAX, SIGMA_MIN, Final, check_sigmas
+from pipeline.schedules import (
+    EDM,
+    MOST_STEPS,
+    SCHEDULES,
+    SIGMA_MAX,
+    SIGMA_MIN,
+    Final,
+    check_calibration_images,
+    check_sigmas,
+)
 from pipeline.solvers import Heun, Point
 
 Knots = Literal["published", "all"]
@@ -116,7 +125,7 @@ class COS:
         in_range = self.probe_steps is None or 3 <= self.probe_steps <= MOST_STEPS
         require(in_range, "probe_steps", self.probe_steps, f"3 to {MOST_STEPS}, or null")
         require(self.knots in ("published", "all"), "knots", self.knots, "published, all")
-        require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
+        check_calibration_images(self.calibration_images)
 
     @property
     def nodes(self) -> int:

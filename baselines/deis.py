@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.lagrange import adams_bashforth, gauss, lagrange_weights
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.registry import require
-from pipeline.schedules import SIGMA_MAX, SIGMA_MIN, vp_betas
+from pipeline.schedules import LARGEST_SIGMA, SIGMA_MAX, SIGMA_MIN, vp_betas
 from pipeline.solvers import SOLVERS, Evaluate, Point, State, along_slopes, euler_move
 
 # Enough for any step: in log sigma the integrand has no singularity nearer to the real axis than pi / 2, so that even
@@ -48,8 +48,7 @@ class DEIS:
     def __post_init__(self) -> None:
         require(self.order in (1, 2, 3), "order", self.order, "1, 2 or 3")
         require(self.mode in ("tab", "rhoab", "logrho"), "mode", self.mode, "tab, rhoab, logrho")
-        # Their squares are to stay within double precision.
-        require(0 < self.sigma_max <= 1e100, "sigma_max", self.sigma_max, "above 0, at most 1e100")
+        require(0 < self.sigma_max <= LARGEST_SIGMA, "sigma_max", self.sigma_max, f"above 0, at most {LARGEST_SIGMA:g}")
         below = f"1e-100 or more, below {self.sigma_max}"
         require(1e-100 <= self.sigma_min < self.sigma_max, "sigma_min", self.sigma_min, below)
         # At this or less beta_d is not positive, and the time of sigmas above sigma_max not defined.

@@ -16,7 +16,17 @@ from pipeline.methods import METHODS, Method, Pair
 from pipeline.plan import Plan
 from pipeline.registry import SpecError, require
 from pipeline.sampler import Calibrated, Sampler
-from pipeline.schedules import MOST_STEPS, SCHEDULES, SIGMA_MAX, SIGMA_MIN, Final, Given, check_sigmas
+from pipeline.schedules import (
+    LARGEST_SIGMA,
+    MOST_STEPS,
+    SCHEDULES,
+    SIGMA_MAX,
+    SIGMA_MIN,
+    Final,
+    Given,
+    check_calibration_images,
+    check_sigmas,
+)
 from pipeline.shortest_path import ShortestPaths
 from pipeline.solvers import SOLVERS, Solver
 from pipeline.trajectory import Metric, cost_matrix, record_trajectory
@@ -86,14 +96,14 @@ class GITS:
     registry_name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        require(0 < self.sigma_max < math.inf, "sigma_max", self.sigma_max, "above 0 and finite")
+        require(0 < self.sigma_max <= LARGEST_SIGMA, "sigma_max", self.sigma_max, f"above 0, at most {LARGEST_SIGMA:g}")
         require(0 < self.sigma_min < self.sigma_max, "sigma_min", self.sigma_min, f"above 0 and below {self.sigma_max}")
         require(self.final in ("sigma_min", "zero"), "final", self.final, "sigma_min, zero")
         require(self.metric in ("dev", "l1", "l2"), "metric", self.metric, "dev, l1, l2")
-        require(0 < self.coeff < math.inf, "coeff", self.coeff, "above 0 and finite")
+        require(0 < self.coeff <= 1e3, "coeff", self.coeff, "above 0, at most 1000")
         require(1 <= self.teacher_steps <= MOST_STEPS, "teacher_steps", self.teacher_steps, f"1 to {MOST_STEPS}")
         require(0.1 <= self.teacher_rho <= 1e6, "teacher_rho", self.teacher_rho, "0.1 to 1e6")
-        require(self.warmup >= 1, "warmup", self.warmup, "1 or more")
+        check_calibration_images(self.warmup, "warmup")
         least, most = 1 + self.afs_search, self.teacher_steps + len(self._last)
         allowed = f"{least} to {most}, the teacher's moves{' and the one to 0' if self._last else ''}"
         require(least <= self.num_steps <= most, "num_steps", self.num_steps, allowed)

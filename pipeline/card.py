@@ -144,6 +144,9 @@ def read_card(path: Path) -> tuple[TrialSpec, Plan, dict[str, Any]]:
         plan = Plan.from_json(value["plan"])
     except SpecError as error:
         raise error.under(file=str(path)) from None
+    if value.get("nfe", len(plan)) != len(plan):
+        message = "is not the number of the plan's evaluations"
+        raise SpecError(message, path="nfe", given=value["nfe"], allowed=str(len(plan)), file=str(path))
     if value.get("plan_digest", plan.digest) != plan.digest:
         message = "is not the plan's: the card was changed by hand, or cut and pasted"
         raise SpecError(message, path="plan_digest", given=value["plan_digest"], allowed=plan.digest, file=str(path))

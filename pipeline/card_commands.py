@@ -76,12 +76,8 @@ def plan(
         f"{trial.describe(trial.TrialSpec(**{**spec.to_json(), 'solver': prepared.solver}))}: {len(prepared.plan)} NFE"
     )
     print(f"sigmas: {sigmas}")
-    images = prepared.setup_images
-    print(
-        f"set-up: {prepared.setup_nfe:g} evaluations on each of {images} calibration images"
-        if images
-        else "set-up: none"
-    )
+    spent = f"{prepared.setup_nfe:g} evaluations a calibration image, {prepared.setup_rows:,} network rows"
+    print(f"set-up: {spent if prepared.setup_rows else 'none'}")
     if prepared.walk:
         over = [step["eta"] / step["allowed"] for step in prepared.walk if not step["kept"]]
         worst = f", the worst by {max(over):.3g} times" if over else ""

@@ -27,10 +27,11 @@ class Churn:
     s_noise: float = 1.0
 
     def __post_init__(self) -> None:
-        require(0 <= self.s_churn < math.inf, "s_churn", self.s_churn, "0 or more")
-        require(0 <= self.s_min < math.inf, "s_min", self.s_min, "0 or more")
-        require(self.s_max is None or self.s_max >= self.s_min, "s_max", self.s_max, f"{self.s_min} or more, or null")
-        require(0 <= self.s_noise < math.inf, "s_noise", self.s_noise, "0 or more")
+        require(0 <= self.s_churn < math.inf, "s_churn", self.s_churn, "0 or more and finite")
+        require(0 <= self.s_min < math.inf, "s_min", self.s_min, "0 or more and finite")
+        high = self.s_max is None or self.s_min <= self.s_max < math.inf
+        require(high, "s_max", self.s_max, f"{self.s_min} or more and finite, or null for no upper end")
+        require(0 <= self.s_noise < math.inf, "s_noise", self.s_noise, "0 or more and finite")
 
     def lifted(self, sigma: float, num_steps: int) -> float:
         """The sigma that a step at `sigma` starts from, one of `num_steps`; `sigma` itself where nothing is added."""

@@ -22,7 +22,7 @@ from pipeline.registry import SpecError
 
 Terms = dict[str, float]
 # Fresh noise that a stochastic step adds: n1, n2, ...
-FRESH = re.compile("n([1-9][0-9]*)")
+FRESH = re.compile("n([1-9][0-9]{0,8})")
 # Below this, beside the largest coefficient of its row, a coefficient is what rounding left of a zero.
 NEGLIGIBLE = 1e-15
 
@@ -58,6 +58,12 @@ class FormalVector:
 
     def cleaned(self) -> Terms:
         """The terms without those that are zero up to rounding, largest names first in a fixed order."""
+        if not all(map(math.isfinite, self.terms.values())):
+            raise SpecError(
+                "the solver's coefficients are not finite on these sigmas",
+                path="schedule",
+                allowed="sigmas further apart",
+            )
         limit = NEGLIGIBLE * max((abs(value) for value in self.terms.values()), default=0.0)
         return {key: self.terms[key] for key in sorted(self.terms, key=_register_order) if abs(self.terms[key]) > limit}
 
@@ -188,6 +194,8 @@ class Plan:
         for k, stage in enumerate(stages):
             if stage.sigma <= 0:
                 raise SpecError("evaluates at no noise", path=f"plan row {k}", given=stage.sigma, allowed="above 0")
+        if not plan.output or not all(stage.input for stage in stages):
+            raise SpecError("has a row without terms", path="plan", allowed="registers with their coefficients")
         known = {"n", *(f"n{stream}" for stream in plan.streams)}
         for k, (terms, written) in enumerate(plan._reads()):
             unknown = sorted(set(terms) - known)

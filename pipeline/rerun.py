@@ -39,7 +39,7 @@ def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
     with _about(card):
         held = load_benchmark(spec.benchmark, "spec.benchmark")
         made_for = written["benchmark"]
-        now = {"version": held.version, "model_hash": held.model_hash}
+        now = {"name": spec.benchmark, "version": held.version, "model_hash": held.model_hash}
         for key, value in now.items():
             if made_for.get(key) != value:
                 message = f"the card was made for another {spec.benchmark}"
@@ -63,7 +63,7 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
     except SpecError as error:
         option = f"--{error.path.replace('_', '-')}"
         raise SpecError(error.message, path=option, given=error.given, allowed=error.allowed) from None
-    prepared = trial.Prepared(plan, spec.solver, 0, 0, 0.0)
+    prepared = trial.Prepared(plan, spec.solver, 0, 0.0, 0.0)
     with _about(card):
         try:
             shards = [trial.evaluate(plan, held, seeds) for seeds in asked.shards()]

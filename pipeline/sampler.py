@@ -128,6 +128,13 @@ class Sampler:
             self.churn.require_one_step(self.solver)
         if self.denoise_to_zero and getattr(self.schedule, "final", "sigma_min") != "sigma_min":
             raise _already_at_zero()
+        if getattr(self.schedule, "afs_search", False) and not self.afs:
+            raise SpecError(
+                "places sigmas for an analytical first step, which this sampler does not take",
+                path="schedule.afs_search",
+                given=True,
+                allowed="false, or afs: true with it",
+            )
 
     @property
     def calibration_images(self) -> int:
@@ -140,6 +147,12 @@ class Sampler:
 
         The decision is taken on the deterministic path, without churn.
         """
+        sigmas, walk = self.place(denoise, noise)
+        solver = self.decide(denoise, noise, sigmas)
+        return replace(self, solver=solver, walk=walk), trace(solver, sigmas, afs=self.afs, churn=self.churn)
+
+    def place(self, denoise: Denoiser, noise: Tensor) -> tuple[list[float], tuple[Mapping[str, Any], ...]]:
+        """The schedule's sigmas, going on to 0 if asked for, and what it recorded of its steps."""
         learned, walk = noise[: self.schedule.calibration_images], self.walk
         with _about("schedule"):
             if isinstance(self.schedule, Recorded):
@@ -151,11 +164,14 @@ class Sampler:
             if placed[-1] == 0:
                 raise _already_at_zero()
             placed = torch.cat([placed, placed.new_zeros(1)])
-        sigmas, solver = placed.tolist(), self.solver
-        if isinstance(solver, Calibrated):
-            with _about("solver"):
-                solver = solver.calibrate(denoise, noise[: solver.calibration_images], sigmas)
-        return replace(self, solver=solver, walk=walk), trace(solver, sigmas, afs=self.afs, churn=self.churn)
+        return placed.tolist(), walk
+
+    def decide(self, denoise: Denoiser, noise: Tensor, sigmas: Sequence[float]) -> Solver:
+        """The solver with its decision taken on these sigmas, if it is one that decides."""
+        if not isinstance(self.solver, Calibrated):
+            return self.solver
+        with _about("solver"):
+            return self.solver.calibrate(denoise, noise[: self.solver.calibration_images], sigmas)
 
 
 @contextlib.contextmanager

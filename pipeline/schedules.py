@@ -23,6 +23,12 @@ Final = Literal["zero", "sigma_min"]
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 # Ten times the longest walk that the papers look at; more is a slip of the keyboard.
 MOST_STEPS = 10_000
+# A calibration is held in memory; the papers take 128 or 256 images.
+MOST_CALIBRATION_IMAGES = 100_000
+# Squares and tenth powers (rho 0.1) of it stay within double precision.
+LARGEST_SIGMA = 1e30
+# In units of the larger sigma. A multistep rule divides by the gaps, and below this they are rounding.
+LEAST_GAP = 1e-10
 
 
 @runtime_checkable
@@ -53,20 +59,25 @@ def check_sigmas(sigmas: Tensor, name: str) -> Tensor:
     if len(values) < 2:
         raise SpecError(f"schedule {name!r} gives fewer than two sigmas", given=values, allowed="two or more")
     for i, value in enumerate(values):
-        if not 0 <= value < math.inf:
+        if not 0 <= value <= LARGEST_SIGMA:
             raise SpecError(
-                f"schedule {name!r} gives a sigma that is negative or not finite: sigma {i}",
+                f"schedule {name!r} gives a sigma that is out of range: sigma {i}",
                 given=value,
-                allowed="0 or more, and finite",
+                allowed=f"0 to {LARGEST_SIGMA:g}",
             )
     for i, (before, after) in enumerate(itertools.pairwise(values)):
-        if before <= after:
+        if after >= before * (1 - LEAST_GAP):
             raise SpecError(
                 f"schedule {name!r} gives sigmas that are not strictly decreasing: sigmas {i} and {i + 1}",
                 given=[before, after],
-                allowed="each below the one before",
+                allowed="each below the one before, by more than rounding",
             )
     return sigmas.to(torch.float64)
+
+
+def check_calibration_images(images: int, key: str = "calibration_images") -> None:
+    """Raise a `SpecError` about `key` unless `images` is a number that a calibration can hold."""
+    require(1 <= images <= MOST_CALIBRATION_IMAGES, key, images, f"1 to {MOST_CALIBRATION_IMAGES}")
 
 
 def _check_rho(rho: float) -> None:
@@ -87,7 +98,7 @@ class ClosedForm:
 
     def __post_init__(self) -> None:
         require(1 <= self.num_steps <= MOST_STEPS, "num_steps", self.num_steps, f"1 to {MOST_STEPS}")
-        require(0 < self.sigma_max < math.inf, "sigma_max", self.sigma_max, "above 0 and finite")
+        require(0 < self.sigma_max <= LARGEST_SIGMA, "sigma_max", self.sigma_max, f"above 0, at most {LARGEST_SIGMA:g}")
         require(0 < self.sigma_min < self.sigma_max, "sigma_min", self.sigma_min, f"above 0 and below {self.sigma_max}")
         require(self.final in ("zero", "sigma_min"), "final", self.final, "zero, sigma_min")
 
@@ -172,7 +183,6 @@ def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float) -> tuple[floa
     Raises:
         SpecError: no such process, since sigma would not rise with time all the way.
     """
-    require(sigma_max <= 1e100, "sigma_max", sigma_max, "at most 1e100: its square is to stay in double precision")
     log_high, log_low = math.log1p(sigma_max**2), math.log1p(sigma_min**2)
     least = 1 - math.sqrt(1 - log_low / log_high)  # there sigma stops rising at time 1
     require(least < epsilon_s < 1, "epsilon_s", epsilon_s, f"above {least:.3g} and below 1")

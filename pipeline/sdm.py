@@ -21,7 +21,15 @@ from pipeline.denoiser import Denoiser
 from pipeline.registry import SpecError, require
 from pipeline.resampling import resample
 from pipeline.sampler import integrate
-from pipeline.schedules import MOST_STEPS, SCHEDULES, SIGMA_MAX, SIGMA_MIN, Final, check_sigmas
+from pipeline.schedules import (
+    MOST_STEPS,
+    SCHEDULES,
+    SIGMA_MAX,
+    SIGMA_MIN,
+    Final,
+    check_calibration_images,
+    check_sigmas,
+)
 from pipeline.solvers import SOLVERS, Evaluate, Point, Solver, State
 from pipeline.wasserstein import PathStep, Walk, batch_norm, measured_eta
 
@@ -77,7 +85,7 @@ class Switch:
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.tau_k) and self.tau_k >= 0, "tau_k", self.tau_k, "0 or more")
-        require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
+        check_calibration_images(self.calibration_images)
         require(self.switch_at is None or self.switch_at >= 0, "switch_at", self.switch_at, "0 or more")
         for key, solver in zip(("low", "high"), self._pair, strict=True):
             if isinstance(solver, Switch) and solver.rule == "step" and solver.switch_at is None:
@@ -186,7 +194,7 @@ class SDM:
     def __post_init__(self) -> None:
         most = f"1 to {MOST_STEPS}, or null"
         require(self.num_steps is None or 1 <= self.num_steps <= MOST_STEPS, "num_steps", self.num_steps, most)
-        require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
+        check_calibration_images(self.calibration_images)
         require(0 <= self.power < math.inf, "power", self.power, "0 or more")
         require(math.isfinite(self.q), "q", self.q, "a finite number")
         _ = self.walk  # checks the rest

@@ -23,7 +23,7 @@ from pipeline.noise import CALIBRATION_SEEDS, noise
 from pipeline.plan import Plan
 from pipeline.provenance import git_revision, versions
 from pipeline.registry import SpecError, build_dataclass, require, to_spec
-from pipeline.sampler import Sampler
+from pipeline.sampler import Calibrated, Sampler, trace
 from pipeline.schedules import SCHEDULES
 from pipeline.solvers import SOLVERS
 
@@ -97,21 +97,17 @@ class TrialSpec:
 class Prepared:
     """A spec made ready: its plan, and what placing the sigmas and taking the solver's decision cost.
 
-    `setup_rows` counts network rows; `setup_nfe` is rows per calibration image, the figure to set beside NFE. `walk` is
-    what the schedule recorded of each step it took, one mapping a step (SDM's realised bound); else empty.
+    `setup_rows` counts network rows; `setup_nfe` is rows per calibration image, schedule and solver each by its own
+    number of images, the figure to set beside NFE; 0 where nothing was calibrated. `walk` is what the schedule recorded
+    of each step it took, one mapping a step (SDM's realised bound); else empty.
     """
 
     plan: Plan
     solver: Mapping[str, Any]
     setup_rows: int
-    setup_images: int
+    setup_nfe: float
     seconds: float
     walk: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def setup_nfe(self) -> float:
-        """Set-up rows per calibration image; 0 where nothing was calibrated."""
-        return self.setup_rows / self.setup_images if self.setup_images else 0.0
 
 
 @dataclass(frozen=True)
@@ -200,10 +196,16 @@ def prepare(spec: TrialSpec, benchmark: Benchmark) -> Prepared:
     started = time.perf_counter()
     sampler = spec.sampler()
     meter = Meter(benchmark.denoiser())
-    images = sampler.calibration_images
-    calibration = noise(range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + images), benchmark.shape, torch.float64)
-    decided, plan = sampler.prepare(meter, calibration)
-    return Prepared(plan, to_spec(decided.solver), meter.rows, images, time.perf_counter() - started, decided.walk)
+    seeds = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + sampler.calibration_images)
+    calibration = noise(seeds, benchmark.shape, torch.float64)
+    sigmas, walk = sampler.place(meter, calibration)
+    placing = meter.rows
+    solver = sampler.decide(meter, calibration, sigmas)
+    each = placing / max(sampler.schedule.calibration_images, 1)
+    if isinstance(sampler.solver, Calibrated):
+        each += (meter.rows - placing) / sampler.solver.calibration_images
+    plan = trace(solver, sigmas, afs=sampler.afs, churn=sampler.churn)
+    return Prepared(plan, to_spec(solver), meter.rows, each, time.perf_counter() - started, walk)
 
 
 def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range) -> Tensor:

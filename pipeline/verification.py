@@ -17,6 +17,7 @@ from pipeline.denoiser import Meter
 from pipeline.local_error import StepError, Verdict, local_errors, verify_walk
 from pipeline.noise import CALIBRATION_SEEDS, noise
 from pipeline.plan import Plan
+from pipeline.registry import require
 from pipeline.schedules import Schedule
 from pipeline.sdm import CALIBRATION_IMAGES, SDM
 
@@ -49,6 +50,8 @@ class Verification:
 def verify(schedule: Schedule, plan: Plan, benchmark: Benchmark) -> Verification:
     """Measure the local errors on the schedule's own calibration noise; the default number of images if it has none."""
     images = schedule.calibration_images or CALIBRATION_IMAGES
+    key = "warmup" if hasattr(schedule, "warmup") else "calibration_images"
+    require(images >= 2, f"schedule.{key}", images, "2 or more with --verify: one image has no standard error")
     meter = Meter(benchmark.denoiser())
     start = noise(range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + images), benchmark.shape, torch.float64)
     bounded = schedule if isinstance(schedule, SDM) else None

@@ -190,7 +190,7 @@ def test_afs_search_with_one_node_to_try_runs_no_student():
         ({"coeff": math.inf}, "^coeff"),
         ({"sigma_min": 90.0}, "^sigma_min"),
         ({"sigma_max": math.inf}, "^sigma_max"),
-        ({"warmup": 0}, "^warmup.*1 or more"),
+        ({"warmup": 0}, "^warmup.*1 to 100000"),
         ({"teacher_steps": 0}, "^teacher_steps.*given 0.*1 to 10000"),
         ({"teacher_steps": 10_001}, "^teacher_steps.*1 to 10000"),
         ({"teacher_rho": 0.0}, "^teacher_rho"),

@@ -219,7 +219,7 @@ def test_a_final_that_there_is_not_is_refused_in_python_too():
 
 
 DECREASING = "not strictly decreasing: sigmas"
-OUTSIDE = "negative or not finite: sigma"
+OUTSIDE = "out of range: sigma"
 
 
 @pytest.mark.parametrize(

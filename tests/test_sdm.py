@@ -11,11 +11,12 @@ import torch
 
 from pipeline.denoiser import Meter
 from pipeline.registry import SpecError
+from pipeline.resampling import resample
 from pipeline.sampler import Recorded, Sampler, trace
 from pipeline.schedules import SCHEDULES
 from pipeline.sdm import SDM, Switch
 from pipeline.wasserstein import Walk, measured_eta
-from tests.conformance_problem import MIXTURE
+from tests.conformance_problem import CALIBRATION_LATENTS, MIXTURE
 from tests.exact_flows import BATCH
 
 SMALL = {"eta_min": 1e-4, "eta_max": 2e-3, "calibration_images": 32}
@@ -166,3 +167,14 @@ def test_a_mistake_in_a_schedule_names_its_key(fields, path):
 def test_eta_min_above_eta_max_says_by_how_much():
     with pytest.raises(SpecError, match=r"eta_min: is above eta_max, given 0\.5; allowed: at most 0\.4"):
         SDM(eta_min=0.5)
+
+
+def test_a_walk_by_heun_is_resampled_by_the_errors_of_an_euler_walk():
+    """As published (n_step_resampling.py:91): a Heun walk's own secants belong to other states."""
+    schedule = SDM(6, eta_min=0.001, eta_max=0.01, mover="heun")
+    steps = schedule.walk.path(MIXTURE, CALIBRATION_LATENTS)
+    walked = [step.sigma for step in steps] + [schedule.sigma_min]
+    etas, _ = measured_eta(MIXTURE, CALIBRATION_LATENTS, walked)
+    expected = resample(walked, etas, 6, power=schedule.power, q=schedule.q, rho=schedule.rho)
+    assert schedule.sigmas(MIXTURE, CALIBRATION_LATENTS).tolist() == [*expected, 0.0]
+    assert etas != pytest.approx([step.eta for step in steps], rel=1e-6)

@@ -217,8 +217,8 @@ def test_a_driver_killed_while_it_recovers_neither_loses_nor_doubles_a_trial(tmp
 
 def test_the_optimizer_is_never_told_a_number_that_is_not_finite(tmp_path, small_study):
     huge = {
-        "solver": {"name": "euler"},
-        "schedule": {"name": "edm", "num_steps": 2, "sigma_max": {"low": 1e38, "high": 2e38}},
+        "solver": {"name": "heun", "alpha": {"low": 1e-300, "high": 1e-299}},  # weights beyond single precision
+        "schedule": {"name": "edm", "num_steps": 2},
     }
     records, *_ = run(tmp_path, small_study(space=huge, published=[], trials=2, baselines=[]))
     searched = [r for r in records if r.role == "searched"]

@@ -67,6 +67,14 @@ def test_another_fingerprint_is_another_study(uri, opened):
     assert other.experiment_id == opened.experiment_id
 
 
+def test_mlflow_holds_the_options_of_the_loop(opened):
+    churn = {"s_churn": 40.0, "s_noise": 1.003}
+    opened.log(record("searched/4", 5, 0.3, denoise_to_zero=True, churn=churn), started=1e9, ended=1e9 + 5)
+    params = children(opened)["searched/4"].data.params
+    assert (params["churn.s_churn"], params["churn.s_noise"]) == ("40.0", "1.003")
+    assert (params["afs"], params["denoise_to_zero"]) == ("false", "true")
+
+
 def test_what_mlflow_shows_of_a_trial(opened):
     opened.log(
         record("searched/3", 4, 1 / 3, params={"tau_k": 2e-4}, setup_rows=2176, method="SDM"),

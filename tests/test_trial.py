@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.benchmarks import load
+from pipeline.card import card
 from pipeline.noise import CALIBRATION_SEEDS, noise
 from pipeline.plan import Plan
 from pipeline.registry import SpecError
@@ -123,7 +124,7 @@ def test_a_mistake_in_the_pair_names_the_way_to_it(fields, path):
 
 def test_a_closed_form_costs_no_set_up(gmm):
     ready = prepare(spec(), gmm)
-    assert (ready.setup_rows, ready.setup_images, ready.setup_nfe) == (0, 0, 0.0)
+    assert (ready.setup_rows, ready.setup_nfe) == (0, 0.0)
     assert len(ready.plan) == 9
     assert ready.solver == {"name": "heun", "alpha": 1.0}
 
@@ -131,18 +132,18 @@ def test_a_closed_form_costs_no_set_up(gmm):
 def test_set_up_rows_are_counted_at_the_network(gmm):
     switch = {"name": "switch", "tau_k": 0.01, "calibration_images": 16}
     ready = prepare(spec(solver=switch), gmm)
-    assert (ready.setup_rows, ready.setup_images, ready.setup_nfe) == (5 * 16, 16, 5.0)
+    assert (ready.setup_rows, ready.setup_nfe) == (5 * 16, 5.0)
     assert ready.solver["switch_at"] in range(6)
 
     sdm = {"name": "sdm", "num_steps": 5, "eta_min": 0.001, "eta_max": 0.01, "calibration_images": 32}
     learned = prepare(spec(schedule=sdm), gmm)
-    assert learned.setup_images == 32
+    assert learned.setup_nfe == learned.setup_rows / 32
     assert learned.setup_rows % 32 == 0
     assert learned.setup_nfe > 5
 
     both = prepare(spec(solver=switch, schedule=sdm), gmm)
-    assert both.setup_images == 32
     assert both.setup_rows == learned.setup_rows + 5 * 16
+    assert both.setup_nfe == learned.setup_nfe + 5, "each part by its own number of images"
 
 
 def test_calibration_uses_its_own_seeds_in_double_and_gives_the_same_plan_again(gmm):
@@ -310,3 +311,16 @@ def test_a_result_is_described_by_what_was_decided(gmm):
     result = finish(asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()], gmm)
     assert describe(asked) == "euler>heun · edm 5"
     assert describe(result) == "euler>heun@0 · edm 5"
+
+
+def test_a_scored_trial_keeps_the_walk_behind_its_schedule(gmm):
+    sdm = {"name": "sdm", "num_steps": 4, "eta_min": 0.001, "eta_max": 0.01, "calibration_images": 16}
+    asked = spec(solver={"name": "euler"}, schedule=sdm)
+    ready = prepare(asked, gmm)
+    result = finish(asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()], gmm)
+    assert len(result.walk) == len(ready.walk) > 1
+    told = card(result)["walk"]
+    assert told["kept"] == [eta <= allowed for eta, allowed in zip(told["eta"], told["allowed"], strict=True)]
+    assert TrialResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    old = {key: value for key, value in result.to_json().items() if key != "walk"}
+    assert TrialResult.from_json(old).walk == ()

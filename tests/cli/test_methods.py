@@ -40,7 +40,8 @@ def test_denoise_to_zero_is_one_more(elsewhere):
     ("options", "line"),
     [
         (("--churn", "forty"), "--churn: is neither a number nor JSON, given 'forty'"),
-        (("--churn", "-1"), "churn.s_churn: is out of range, given -1.0; allowed: 0 or more"),
+        (("--churn", "-1"), "churn.s_churn: is out of range, given -1.0; allowed: 0 or more and finite"),
+        (("--churn", '{"s_churn": 40, "s_max": Infinity}'), "churn.s_max: is out of range, given inf"),
         (("--set", "churn.s_nosie=1"), "did you mean 's_noise'?"),
         (("--set", "chrun.s_noise=1"), "--set: is no setting"),
         (("--set", "churn.s_noise=1"), "churn.s_churn: is required and missing"),
@@ -55,6 +56,53 @@ def test_churn_and_a_multistep_solver_are_refused(elsewhere):
     assert "churn: needs a solver that starts each step afresh, given 'unipc'" in line
     line = refused(elsewhere, "plan", "gmm", "--baseline", "lms", "--nfe", 5, "--denoise-to-zero")
     assert "denoise_to_zero: is for a schedule that stops at sigma_min" in line
+
+
+def test_a_search_for_a_free_first_step_needs_one(elsewhere):
+    options = ["--solver", "ipndm", "--schedule", "gits", "--set", "schedule.num_steps=4"]
+    options += ["--set", "schedule.afs_search=true", "--set", "schedule.warmup=8"]
+    assert "schedule.afs_search: places sigmas for an analytical first step" in refused(
+        elsewhere, "plan", "gmm", *options
+    )
+    assert "3 NFE" in done("plan", "gmm", *options, "--afs").out
+
+
+@pytest.mark.parametrize(
+    ("schedule", "line"),
+    [
+        ('{"name": "given", "values": [5, 4.999999999999999, 1, 0]}', "schedule.values: schedule 'given' gives sigmas"),
+        ('{"name": "given", "values": [1e200, 1, 0]}', "sigma 0, given 1e+200; allowed: 0 to 1e+30"),
+        ('{"name": "vp", "num_steps": 5, "sigma_max": 1e200}', "schedule.sigma_max: is out of range"),
+        ('{"name": "cos", "num_steps": 5, "calibration_images": 1000000000}', "allowed: 1 to 100000"),
+        ('{"name": "gits", "num_steps": 5, "warmup": 1000000000}', "schedule.warmup: is out of range"),
+        ('{"name": "gits", "num_steps": 5, "coeff": 1e300}', "schedule.coeff: is out of range"),
+    ],
+)
+def test_numbers_beyond_reason_are_told_in_one_line(elsewhere, schedule, line):
+    assert line in refused(elsewhere, "plan", "gmm", "--solver", "lms", "--schedule", schedule)
+
+
+def test_verify_needs_two_images(elsewhere):
+    gits = ["--schedule", "gits", "--set", "schedule.num_steps=3", "--set", "schedule.warmup=1"]
+    line = refused(elsewhere, "plan", "gmm", "--solver", "euler", *gits, "--verify")
+    assert "schedule.warmup: is out of range, given 1; allowed: 2 or more with --verify" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("nfe", 3, "nfe: is not the number of the plan's evaluations, given 3; allowed: 4"),
+        (
+            "benchmark",
+            {"name": "digits-kde"},
+            "benchmark.name: the card was made for another gmm, given 'digits-kde'; allowed: gmm",
+        ),
+    ],
+)
+def test_a_card_that_contradicts_itself_is_refused(elsewhere, key, value, line):
+    held = json.loads(done("plan", "gmm", "--baseline", "ddim", "--nfe", 4, "--json").out)
+    Path("mine.json").write_text(json.dumps({**held, key: value}))
+    assert line in refused(elsewhere, "evaluate", "mine.json")
 
 
 def test_verify_shows_which_steps_break_the_published_promise(elsewhere):
