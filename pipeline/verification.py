@@ -71,7 +71,9 @@ def show(verification: Verification, console: Console) -> None:
         table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     for step in verification.steps:
         row = [f"{step.sigma:.4g}", f"{step.target:.4g}"]
-        row += [_number(value) for value in (step.eta, step.error, step.standard_error, step.supremum_bound)]
+        # A move to 0 has no eta, and what lies below sigma_min no truth.
+        eta = None if step.target == 0 else step.eta
+        row += [_number(value) for value in (eta, step.error, step.standard_error, step.supremum_bound)]
         if bounded:
             row += [_number(step.allowed), f"[{STYLES[step.verdict]}]{step.verdict}[/]"]
         table.add_row(*row)

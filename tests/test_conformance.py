@@ -157,11 +157,15 @@ def test_sdm_base(case):
 
 
 def gits(params: Mapping[str, Any], sigmas: int) -> GITS:
-    order = {"max_order": 3} if params["teacher"] == "dpm_pp" else {}  # what the source takes where nothing is said
+    # gits-main has shorter names for its teachers, and an order of its own where nothing is said.
+    teacher = {"dpm": "dpm_2", "dpmpp": "dpm_pp"}.get(params["teacher"], params["teacher"])
+    order = {"max_order": 3} if teacher == "dpm_pp" else {}
+    ends = {key: params[key] for key in ("sigma_min", "sigma_max") if key in params}
     return GITS(
         num_steps=1,
+        **ends,
         metric=params.get("metric", "dev"),
-        teacher=solver_spec({**order, **params, "solver": params["teacher"]}),
+        teacher=solver_spec({**order, **params, "solver": teacher}),
         teacher_steps=sigmas - 1,
         teacher_rho=float(params.get("teacher_rho", 7)),
         warmup=len(CALIBRATION_LATENTS),

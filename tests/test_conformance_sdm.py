@@ -37,7 +37,7 @@ def test_adaptive_solver_gives_the_published_samples(case, meter):
             "low": {"name": "dpm_solver_pp", "order": 1},
             "high": {"name": "dpm_solver_pp", "order": 2, "lower_order_final": False},
         }
-    sigmas = EDM(p["num_steps"], p["sigma_min"], p["sigma_max"]).sigmas().tolist()
+    sigmas = EDM(p["num_steps"], p["sigma_min"], p["sigma_max"], rho=p.get("rho", 7.0)).sigmas().tolist()
     curvature = "relative" if p["relative"] else "absolute"
     solver = Switch(**pair, rule=p["lambda_schedule"], tau_k=p["tau_k"], curvature=curvature)
     plan = trace(solver.calibrate(meter, CALIBRATION_LATENTS, sigmas), sigmas)
@@ -53,7 +53,7 @@ def test_walk_takes_the_published_path_for_no_more_calls(case, meter):
     p = case["params"]
     walk = Walk(
         eta_min=p["eta_min"], eta_max=p["eta_max"], eta_p=p["eta_p"], base_steps=p["num_steps"], mover=p["solver"],
-        sigma_min=p["sigma_min"], sigma_max=p["sigma_max"], grid_snap=p["grid_snap"], gamma_step=p["gamma_step"],
+        rho=p.get("rho", 7.0), sigma_min=p["sigma_min"], sigma_max=p["sigma_max"], grid_snap=p["grid_snap"], gamma_step=p["gamma_step"],
         c_shrink=p["c_shrink"], max_expand_bins=p["max_expand_bins"], max_shrink_iters=p["max_shrink_iters"],
     )  # fmt: skip
     # The published walk does not measure its last step.
