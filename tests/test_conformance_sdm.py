@@ -53,7 +53,8 @@ def test_walk_takes_the_published_path_for_no_more_calls(case, meter):
     p = case["params"]
     walk = Walk(
         eta_min=p["eta_min"], eta_max=p["eta_max"], eta_p=p["eta_p"], base_steps=p["num_steps"], mover=p["solver"],
-        rho=p.get("rho", 7.0), sigma_min=p["sigma_min"], sigma_max=p["sigma_max"], grid_snap=p["grid_snap"], gamma_step=p["gamma_step"],
+        rho=p.get("rho", 7.0),
+        sigma_min=p["sigma_min"], sigma_max=p["sigma_max"], grid_snap=p["grid_snap"], gamma_step=p["gamma_step"],
         c_shrink=p["c_shrink"], max_expand_bins=p["max_expand_bins"], max_shrink_iters=p["max_shrink_iters"],
     )  # fmt: skip
     # The published walk does not measure its last step.
