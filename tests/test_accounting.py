@@ -89,6 +89,14 @@ def test_the_table_fits_a_terminal_and_tells_every_row(counted):
     assert "…" not in text
 
 
+def test_a_count_that_the_network_does_not_see_is_red(counted):
+    console = Console(file=io.StringIO(), width=80, record=True, force_terminal=True, color_system="standard")
+    show([counted["Heun", "SDM, N = 18"]], console)
+    text = console.export_text(styles=True)
+    assert re.search(r"\x1b\[1;31m *18 *\x1b", text)
+    assert not re.search(r"\x1b\[1;31m *35 *\x1b", text)
+
+
 def test_a_setting_that_differs_is_counted_not_told():
     liar = Convention("Heun", "", {"name": "heun"}, {"name": "edm", "num_steps": 3}, 3, 3, "nobody")
     assert count(liar).measured == 5

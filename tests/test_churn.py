@@ -32,8 +32,8 @@ def fresh(stream: int) -> torch.Tensor:
     return noise(range(len(LATENTS)), LATENTS.shape[1:], torch.float64, stream=stream)
 
 
-def algorithm_2(denoise, x, sigmas, s_churn, s_min, s_max, s_noise):
-    """Karras et al. (2022), Algorithm 2, line by line."""
+def algorithm_2(denoise, x, sigmas, s_churn, s_min, s_max, s_noise, alpha=1.0):
+    """Karras et al. (2022), Algorithm 2, line by line; with the second point at alpha of the step."""
     steps = len(sigmas) - 1
     for i in range(steps):
         t, t_next = sigmas[i], sigmas[i + 1]
@@ -43,16 +43,20 @@ def algorithm_2(denoise, x, sigmas, s_churn, s_min, s_max, s_noise):
         d = (x_hat - denoise(x_hat, t_hat)) / t_hat
         x = x_hat + (t_next - t_hat) * d
         if t_next != 0:
-            d_prime = (x - denoise(x, t_next)) / t_next
-            x = x_hat + (t_next - t_hat) * (d + d_prime) / 2
+            t_prime = t_hat + alpha * (t_next - t_hat)
+            x_prime = x_hat + (t_prime - t_hat) * d
+            d_prime = (x_prime - denoise(x_prime, t_prime)) / t_prime
+            x = x_hat + (t_next - t_hat) * ((1 - 1 / (2 * alpha)) * d + d_prime / (2 * alpha))
     return x
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.6])
 @pytest.mark.parametrize("churn", [IMAGENET, Churn(3.0), Churn(80.0, s_max=10.0), Churn(0.0)])
-def test_heun_with_churn_is_edms_algorithm_2(churn):
+def test_heun_with_churn_is_edms_algorithm_2(churn, alpha):
     s_max = math.inf if churn.s_max is None else churn.s_max
-    expected = algorithm_2(MIXTURE, SIGMAS[0] * LATENTS, SIGMAS, churn.s_churn, churn.s_min, s_max, churn.s_noise)
-    plan, meter = trace(Heun(), SIGMAS, churn=churn), Meter(MIXTURE)
+    values = churn.s_churn, churn.s_min, s_max, churn.s_noise, alpha
+    expected = algorithm_2(MIXTURE, SIGMAS[0] * LATENTS, SIGMAS, *values)
+    plan, meter = trace(Heun(alpha), SIGMAS, churn=churn), Meter(MIXTURE)
     samples = plan.run(meter, LATENTS, fresh)
     torch.testing.assert_close(samples, expected, rtol=1e-11, atol=1e-11)
     assert meter.calls == len(plan) == 15, "churn costs no evaluation"
