@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.denoiser import Denoiser
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.registry import SpecError, require
-from pipeline.sampler import integrate
+from pipeline.sampler import Lesson, integrate
 from pipeline.schedules import (
     EDM,
     MOST_STEPS,
@@ -170,17 +170,39 @@ class COS:
         """
         if denoise is None or noise is None or len(noise) == 0:
             raise SpecError("schedule 'cos' is learned and needs a denoiser and calibration noise")
+        lesson = self.lesson()
+        return self.placed(None if lesson is None else lesson.learn(denoise, noise))[0]
+
+    def lesson(self) -> Lesson | None:
+        """The costs, which serve whatever is placed by the same probe grid; None where there is nothing to place."""
+        if self.nodes <= 2:
+            return None
+        inputs = {
+            "sigma_min": self.sigma_min,
+            "sigma_max": self.sigma_max,
+            "rho": self.rho,
+            "intervals": self._intervals,
+            "calibration_images": self.calibration_images,
+        }
+        return Lesson("cos costs", inputs, self.costs)
+
+    def placed(self, learned: Sequence[float] | None) -> tuple[Tensor, tuple[()]]:
+        """What `sigmas` gives by these costs; without any the ends are all there is."""
         placed = [self.sigma_max, self.sigma_min][: self.nodes]
-        if self.nodes > 2:  # else the ends are all there is
-            costs = self.costs(denoise, noise)
-            placed = equal_costs(self.probe(), costs, self.nodes, rho=self.rho, knots=self.knots)
+        if learned is not None:
+            placed = equal_costs(self.probe(), learned, self.nodes, rho=self.rho, knots=self.knots)
         if self.final == "zero":
             placed = [*placed, 0.0]
-        return check_sigmas(torch.tensor(placed, dtype=torch.float64), self.registry_name)
+        return check_sigmas(torch.tensor(placed, dtype=torch.float64), self.registry_name), ()
+
+    @property
+    def _intervals(self) -> int:
+        """Of the probe grid."""
+        return max(self.nodes if self.probe_steps is None else self.probe_steps, 3) - 1
 
     def _walk(self) -> tuple[list[float], int]:
         """The walk's grid, and of how many of its moves an interval of the probe grid is made."""
-        intervals = max(self.nodes if self.probe_steps is None else self.probe_steps, 3) - 1
+        intervals = self._intervals
         stride = math.ceil(LEAST_WALK / intervals)
         grid = EDM(intervals * stride, self.sigma_min, self.sigma_max, "sigma_min", self.rho).sigmas()
         return [float(sigma) for sigma in grid], stride

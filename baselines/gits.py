@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.denoiser import Denoiser
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.plan import Plan
-from pipeline.registry import SpecError, require
-from pipeline.sampler import Calibrated, Sampler
+from pipeline.registry import SpecError, require, to_spec
+from pipeline.sampler import Calibrated, Lesson, Sampler
 from pipeline.schedules import (
     LARGEST_SIGMA,
     MOST_STEPS,
@@ -157,21 +158,66 @@ class GITS:
         if denoise is None or noise is None or len(noise) == 0:
             raise SpecError("schedule 'gits' is learned and needs a denoiser and warm-up noise")
         asked = {budget: replace(self, num_steps=budget) for budget in budgets}
-        grid, placed = self.teacher_sigmas(), {}
+        placed = {}
         walk: TeacherWalk | None = None
         for budget, schedule in asked.items():
             path = [0]
-            if budget > len(self._last):  # else the move to 0 is the only one, and there is nothing to learn
+            if schedule._moves:
                 walk = walk or self._walk(denoise, noise)
                 path = schedule._path(denoise, noise, walk)
-            values = torch.tensor([*(grid[node] for node in path), *self._last], dtype=torch.float64)
-            placed[budget] = check_sigmas(values, self.registry_name)
+            placed[budget] = schedule._along(path)
         return placed
+
+    def lesson(self) -> Lesson | None:
+        """The cost matrix, which serves every budget and every `coeff`; the path itself where a student decides it too.
+
+        None where the move to 0 is the only one.
+        """
+        if not self._moves:
+            return None
+        teacher = to_spec(self._solver("teacher"))
+        if self._searches:
+            spec = {**to_spec(self), "teacher": teacher, "student": to_spec(self._solver("student"))}
+            return Lesson(
+                "gits path", spec, lambda denoise, noise: self._path(denoise, noise, self._walk(denoise, noise))
+            )
+        names = ("sigma_min", "sigma_max", "metric", "teacher_steps", "teacher_rho", "warmup")
+        inputs = {"teacher": teacher, **{name: getattr(self, name) for name in names}}
+        return Lesson("gits cost", inputs, lambda denoise, noise: self.cost(denoise, noise).tolist())
+
+    def placed(self, learned: Any) -> tuple[Tensor, tuple[()]]:
+        """What `sigmas` gives, of a cost matrix or a path that is known."""
+        if learned is None:
+            return self._along([0]), ()
+        path = learned if self._searches else self._paths(np.asarray(learned)).indices(self._moves)
+        return self._along(path), ()
 
     @property
     def _last(self) -> tuple[float, ...]:
         """What follows the path over the teacher's grid."""
         return (0.0,) if self.final == "zero" else ()
+
+    @property
+    def _moves(self) -> int:
+        """Moves over the teacher's grid; with none there is nothing to learn."""
+        return self.num_steps - len(self._last)
+
+    @property
+    def _searches(self) -> bool:
+        """Whether the student has a say; with one move there is nowhere to put an extra stop."""
+        return self.afs_search and self._moves > 1
+
+    def _along(self, path: Sequence[int]) -> Tensor:
+        """The sigmas of a path over the teacher's grid."""
+        grid = self.teacher_sigmas()
+        values = torch.tensor([*(grid[node] for node in path), *self._last], dtype=torch.float64)
+        return check_sigmas(values, self.registry_name)
+
+    def _paths(self, cost: np.ndarray) -> ShortestPaths:
+        try:
+            return ShortestPaths(cost, self.coeff)
+        except SpecError as error:
+            raise error.under("teacher") from None
 
     def _walk(self, denoise: Denoiser, noise: Tensor) -> TeacherWalk:
         sigmas, teacher = self.teacher_sigmas(), self._solver("teacher")
@@ -187,10 +233,7 @@ class GITS:
             self._check_finite(states, slopes, sigmas)
             cost += (len(part) / len(noise)) * cost_matrix(states, slopes, sigmas, self.metric).cpu()
             ends.append(states[-1].clone())
-        try:
-            return TeacherWalk(cost, ShortestPaths(cost.numpy(), self.coeff), tuple(ends))
-        except SpecError as error:
-            raise error.under("teacher") from None
+        return TeacherWalk(cost, self._paths(cost.numpy()), tuple(ends))
 
     def _check_finite(self, states: Tensor, slopes: Tensor, sigmas: Sequence[float]) -> None:
         finite = states.isfinite().flatten(1).all(1)
@@ -202,15 +245,14 @@ class GITS:
             )
 
     def _path(self, denoise: Denoiser, noise: Tensor, walk: TeacherWalk) -> list[int]:
-        moves = self.num_steps - len(self._last)
-        if self.afs_search and moves > 1:
-            start, *rest = walk.paths.indices(moves - 1)
+        if self._searches:
+            start, *rest = walk.paths.indices(self._moves - 1)
             tried = [[start, node, *rest] for node in range(start + 1, rest[0])]
             if len(tried) > 1:
                 return min(tried, key=lambda path: self._student_miss(denoise, noise, walk, path))
             if tried:
                 return tried[0]
-        return walk.paths.indices(moves)
+        return walk.paths.indices(self._moves)
 
     def _student_miss(self, denoise: Denoiser, noise: Tensor, walk: TeacherWalk, path: Sequence[int]) -> float:
         """Mean L2 distance at sigma_min between the student on this path, first move free, and the teacher."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.plan import Plan
 from pipeline.provenance import git_revision, versions
 from pipeline.registry import SpecError
-from pipeline.trial import TrialResult, TrialSpec, describe
+from pipeline.result import TrialResult, describe
+from pipeline.trial import TrialSpec
 
 if TYPE_CHECKING:
     from pipeline.benchmarks import Benchmark

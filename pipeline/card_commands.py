@@ -44,7 +44,7 @@ def plan(
 
     Example: `sigmasearch plan digits-kde --solver switch --schedule sdm --set schedule.num_steps=6 --out card.json`
     """
-    from pipeline import plan_options, rerun, trial
+    from pipeline import plan_options, rerun, result, trial
     from pipeline.card import plan_card, write_card
 
     held = rerun.load_benchmark(benchmark, "benchmark")
@@ -73,7 +73,7 @@ def plan(
         return
     sigmas = ", ".join(f"{sigma:.4g}" for sigma in prepared.plan.sigmas)
     print(
-        f"{trial.describe(trial.TrialSpec(**{**spec.to_json(), 'solver': prepared.solver}))}: {len(prepared.plan)} NFE"
+        f"{result.describe(trial.TrialSpec(**{**spec.to_json(), 'solver': prepared.solver}))}: {len(prepared.plan)} NFE"
     )
     print(f"sigmas: {sigmas}")
     spent = f"{prepared.setup_nfe:g} evaluations a calibration image, {prepared.setup_rows:,} network rows"

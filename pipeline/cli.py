@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import card_commands
+from pipeline import card_commands, replay_commands
 from pipeline.registry import SpecError
 from pipeline.terminal import AsJson, console, writing
 
@@ -60,24 +60,30 @@ def search(
     trials: Annotated[int | None, typer.Option(min=0, help="Searched trials in all, earlier runs included.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Ray workers; 0 runs in this process.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the study lives; runs/NAME by default.")] = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(help="Begin a study of this name from the trials of the one in --run-dir that still hold."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search a space for the Pareto front of FID against NFE, beside the published baselines.
 
-    The same command continues a stopped study, and adds nothing to a finished one.
+    The same command continues a stopped study, and adds nothing to a finished one. A changed file is refused where it
+    makes another study; `--fork NAME` begins that one from the old one's trials.
 
     Example: `sigmasearch search search_spaces/digits.yaml --trials 200`
     """
     from pipeline import run_study, summary
+    from pipeline.teaching import TeacherFailedError
 
     run_study.quiet_libraries()
     screen = console(sys.stderr if as_json else sys.stdout)
     try:
-        outcome = run_study.search(study, trials=trials, workers=workers, run_dir=run_dir, console=screen)
+        outcome = run_study.search(study, trials=trials, workers=workers, run_dir=run_dir, console=screen, fork=fork)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
-    except run_study.RecordUnavailableError as error:
+    except (run_study.RecordUnavailableError, TeacherFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
@@ -205,6 +211,7 @@ def ui(
 
 
 app.add_typer(card_commands.app)
+app.add_typer(replay_commands.app)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Where trials run: a pool of workers that hold the benchmark and answer tasks, on Ray or in this process.
 
-The driver submits tasks and takes whichever is done next. A task is a pure function of its content, so one that a
-machine lost is simply run again; a failure that is the plan's own comes back as a `Failure` and is not.
+The driver submits tasks and takes whichever is done next.
 """
 
 from __future__ import annotations
@@ -12,62 +11,16 @@ import itertools
 import os
 import socket
 import time
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from pipeline.benchmarks import Benchmark, load
-from pipeline.plan import Plan
 from pipeline.registry import SpecError
-from pipeline.trial import NotFiniteError, Prepared, ShardResult, TrialSpec, evaluate, prepare
+from pipeline.teacher import Teacher
+from pipeline.worker import Failure, Outcome, Task, Worker
 
 MACHINE_RETRIES = 3  # how often a task is run again after its worker was lost
-
-
-@dataclass(frozen=True)
-class Task:
-    """Prepare `spec`, or evaluate `plan` on `seeds`. Lower `order` goes first: the oldest trial, its first shard."""
-
-    key: str
-    order: tuple[int, int]
-    spec: TrialSpec
-    plan: Plan | None = None
-    seeds: range | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a task gave no result. `machine` says whether it was lost with its worker rather than wrong in itself."""
-
-    reason: str
-    machine: bool = False
-
-
-Outcome = Prepared | ShardResult | Failure
-
-
-class Worker:
-    """Holds one benchmark and does tasks on it."""
-
-    def __init__(self, benchmark: str, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.benchmark: Benchmark = load(benchmark)
-
-    def ping(self) -> bool:
-        """Answer, which says that the model is loaded."""
-        return True
-
-    def do(self, task: Task) -> Outcome:
-        """Do a task; a trial's own failure is an answer, not an exception."""
-        try:
-            if task.plan is None or task.seeds is None:
-                return prepare(task.spec, self.benchmark)
-            return evaluate(task.plan, self.benchmark, task.seeds)
-        except (SpecError, NotFiniteError) as error:
-            return Failure(str(error))
-        except Exception as error:  # the study goes on; the record shows what happened to this trial
-            return Failure(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 class Pool(Protocol):
@@ -77,6 +30,10 @@ class Pool(Protocol):
 
     def submit(self, task: Task) -> None:
         """Queue a task."""
+        ...
+
+    def share(self, teacher: Teacher) -> None:
+        """Give every worker the teacher, those that start anew later included."""
         ...
 
     def next(self, timeout: float) -> tuple[Task, Outcome] | None:
@@ -116,15 +73,19 @@ class _Queue:
 class InProcessPool:
     """The same pool without Ray: tasks run in `next`, one after the other. For tests and debugging."""
 
-    def __init__(self, benchmark: str, threads: int = 1) -> None:
+    def __init__(self, benchmark: str, threads: int = 1, memory: Path | None = None) -> None:
         self.size = 1
         self._threads_before = torch.get_num_threads()
-        self._worker = Worker(benchmark, threads)
+        self._worker = Worker(benchmark, threads, memory)
         self._queue = _Queue()
 
     def submit(self, task: Task) -> None:
         """Queue a task."""
         self._queue.push(task)
+
+    def share(self, teacher: Teacher) -> None:
+        """Give the worker the teacher."""
+        self._worker.hold(teacher)
 
     def next(self, timeout: float) -> tuple[Task, Outcome] | None:
         """Run the first task of the queue."""
@@ -195,7 +156,7 @@ class RayPool:
 
     DEPTH = 2
 
-    def __init__(self, benchmark: str, workers: int, threads: int = 1) -> None:
+    def __init__(self, benchmark: str, workers: int, threads: int = 1, memory: Path | None = None) -> None:
         self._started = start_ray(workers, threads)
         import ray
 
@@ -207,13 +168,14 @@ class RayPool:
             max_task_retries=0,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
         )
-        self._actors = [actor.remote(benchmark, threads) for _ in range(workers)]
+        self._actors = [actor.remote(benchmark, threads, memory) for _ in range(workers)]
         self._queue = _Queue()
         self._running: dict[Any, tuple[int, Task]] = {}
         self._pings: dict[Any, int] = {}
         self._lost: dict[tuple[str, tuple[int, int]], int] = {}
         self._load = [0] * workers
         self._up = [False] * workers
+        self._shared: Any = None
         for i in range(workers):
             self._ping(i)
 
@@ -221,6 +183,12 @@ class RayPool:
         """Queue a task, and hand it out if a worker has room."""
         self._queue.push(task)
         self._hand_out()
+
+    def share(self, teacher: Teacher) -> None:
+        """Put the teacher where every worker can fetch it, and tell each to."""
+        self._shared = self._ray.put(teacher)
+        for actor in self._actors:
+            actor.hold.remote(self._shared)
 
     def next(self, timeout: float) -> tuple[Task, Outcome] | None:
         """The next finished task; a task that was lost with its worker is queued again up to three times."""
@@ -250,7 +218,10 @@ class RayPool:
 
     def _ping(self, i: int) -> None:
         self._up[i] = False
-        self._pings[self._actors[i].ping.remote()] = i
+        # A worker that starts anew has forgotten the teacher: that it holds it is the sign that it is up.
+        actor = self._actors[i]
+        up = actor.ping.remote() if self._shared is None else actor.hold.remote(self._shared)
+        self._pings[up] = i
 
     def _hand_out(self) -> None:
         for depth in range(1, self.DEPTH + 1):
@@ -289,8 +260,8 @@ class RayPool:
             return None
 
 
-def open_pool(benchmark: str, workers: int, threads: int = 1) -> Pool:
-    """A Ray pool of `workers`, or with 0 one that runs in this process."""
+def open_pool(benchmark: str, workers: int, threads: int = 1, memory: Path | None = None) -> Pool:
+    """A Ray pool of `workers`, or with 0 one that runs in this process. `memory`: where they keep what they learn."""
     if workers == 0:
-        return InProcessPool(benchmark, threads)
-    return RayPool(benchmark, workers, threads)
+        return InProcessPool(benchmark, threads, memory)
+    return RayPool(benchmark, workers, threads, memory)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import store
 from pipeline.card import card, card_text
-from pipeline.trial import describe
+from pipeline.result import describe
 
 if TYPE_CHECKING:
-    from pipeline.trial import TrialRecord, TrialResult
+    from pipeline.evidence import Evidence
+    from pipeline.result import TrialRecord, TrialResult
 
+GROUP_DIGITS = 10  # differences of these are taken
 METRIC_DIGITS = 6  # MLflow's table shows all digits it is given; the card holds them all
 REASON_CHARACTERS = 500
 STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
@@ -36,7 +38,7 @@ class Entry:
     @staticmethod
     def of(record: TrialRecord) -> Entry:
         """The entry of a trial; one that was pruned or failed has neither metrics nor a card."""
-        result = record.result
+        result, evidence = record.result, record.evidence
         params = _flat("searched", dict(record.params))
         tags = {
             store.KEY: record.key,
@@ -46,18 +48,27 @@ class Entry:
             store.BUDGET: "" if record.budget is None else str(record.budget),
             store.SAME_AS: record.same_as,
             store.REASON: record.reason[:REASON_CHARACTERS],
+            store.CONFIRMS: record.confirms,
+            store.FEASIBLE: "" if record.feasible else "false",
+            store.PLAN: "" if evidence is None else evidence.digest,
         }
+        metrics = {} if evidence is None else _climbed(evidence)
         if result is None:
-            name, metrics, text = f"{record.method} · {record.state}", {}, ""
+            name, text = f"{record.method} · {record.state}", ""
+            tags[store.STOPPED_AT] = _stopped_at(record)
         else:
-            name = f"{describe(result)} · {result.nfe:g} NFE"
-            metrics, text = _metrics(result), card_text(card(result))
+            name = f"{describe(result)} · {result.nfe:g} NFE" + (" · confirmed" if record.confirms else "")
+            metrics |= _metrics(result)
+            text = card_text(card(result))
             params |= _params(result)
             tags |= {
                 store.PLAN: result.plan.digest,
                 store.REFERENCE: result.reference_hash,
                 store.VERSION: str(result.benchmark_version),
                 store.REVISION: result.git_revision,
+                store.LEAVE_ONE_OUT: json.dumps(
+                    [_rounded(value, GROUP_DIGITS) for value in result.score.leave_one_out]
+                ),
             }
         return Entry(name, STATUS[record.state], params, metrics, {k: v for k, v in tags.items() if v != ""}, text)
 
@@ -83,12 +94,46 @@ def _metrics(result: TrialResult) -> dict[str, float]:
         "network_rows": result.rows,
         "worker_seconds": result.seconds,
     }
-    # Counts stay whole however large; the rest is rounded for reading.
+    if result.fid_infinity is not None:
+        exact["fid_infinity"] = result.fid_infinity
+    return _finite(exact)
+
+
+def _climbed(evidence: Evidence) -> dict[str, float]:
+    """What the rungs said: distances to the teacher, and the corrected FID at each number of images."""
+    exact: dict[str, float] = {
+        "nfe": evidence.nfe,
+        "setup_nfe": evidence.setup_nfe,
+        "spent_rows": evidence.spent_rows,
+    }
+    if evidence.teacher is not None:
+        exact["teacher_distance"] = evidence.teacher.mean
+        exact["teacher_distance_se"] = evidence.teacher.se
+        exact["teacher_distance_pixels"] = evidence.teacher.mean_pixels
+    return _finite(exact | {f"{store.FID_AT}{score.images}": score.corrected for score in evidence.scores})
+
+
+def _finite(exact: Mapping[str, float]) -> dict[str, float]:
+    """Counts stay whole however large; the rest is rounded for reading."""
     return {
-        name: float(value) if isinstance(value, int) else float(f"{value:.{METRIC_DIGITS}g}")
+        name: float(value) if isinstance(value, int) else _rounded(value, METRIC_DIGITS)
         for name, value in exact.items()
         if math.isfinite(value)
     }
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _stopped_at(record: TrialRecord) -> str:
+    """The last rung of a trial that one stopped: its images, or the teacher's."""
+    evidence = record.evidence
+    if record.state != "pruned" or evidence is None:
+        return ""
+    if evidence.scores:
+        return str(evidence.scores[-1].images)
+    return "teacher" if evidence.teacher is not None else "plan"
 
 
 def _params(result: TrialResult) -> dict[str, str]:

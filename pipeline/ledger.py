@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -18,24 +19,17 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from pipeline.evidence import Evidence
+from pipeline.optimizers import optuna_sampler
+from pipeline.pruning import Stop
 from pipeline.registry import SpecError
-from pipeline.trial import Role, TrialRecord, TrialResult, describe
+from pipeline.result import Role, State, TrialRecord, TrialResult, describe
 
 DIRECTIONS: list[Literal["minimize"]] = ["minimize", "minimize"]  # FID, NFE
+Suggest = Callable[[str, BaseDistribution], Any]
+Stopped = Literal["pruned", "complete", "constraint"]
+LEAST_EXCESS = 1e-12  # a constraint is exceeded by something
 STUDY_FILE, STORAGE_FILE = "study.json", "study.db"
-
-
-def optuna_sampler(name: str, seed: int, startup: int) -> optuna.samplers.BaseSampler:
-    """One of Optuna's samplers by the name a study file gives it; tpe models from the trial after `startup` on."""
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
-    if name == "qmc":
-        return optuna.samplers.QMCSampler(seed=seed, scramble=True)
-    # With constant_liar Optuna reads the storage once a parameter instead of once a trial (13 ms each); the few trials
-    # in flight are not worth that.
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=False)
 
 
 def claim(run_dir: Path, identity: Mapping[str, Any], fingerprint: str, file: str = "") -> IO[str]:
@@ -84,7 +78,7 @@ def _identify(run_dir: Path, mine: dict[str, Any], fingerprint: str) -> None:
             path, there, here = _first_difference(key, held.get(key), value)
             raise SpecError(
                 f"differs from the study in {run_dir}: {path} is {there!r} there; "
-                "use another --run-dir, or another name for the study",
+                "use another --run-dir or name for the study, or --fork NAME to go on from its trials",
                 path=path,
                 given=here,
             )
@@ -99,22 +93,31 @@ def _first_difference(path: str, held: Any, mine: Any) -> tuple[str, Any, Any]:
 
 
 class Ledger:
-    """Ask, tell and read back the trials of one study."""
+    """Ask, tell and read back the trials of one study.
+
+    `draw` draws a point of the space by asking for each parameter's value. `stopped` says how Optuna is told of a trial
+    that a rung stopped: "pruned", without values; "complete", with the FID it may be told with; "constraint", with that
+    and as infeasible, by how far it is behind. `run_dir` None keeps everything in memory.
+    """
 
     def __init__(
         self,
-        run_dir: Path,
+        run_dir: Path | None,
         study: str,
-        distributions: Mapping[str, BaseDistribution],
+        draw: Callable[[Suggest], dict[str, Any]],
         optimizer: str,
         seed: int,
         startup: int,
+        stopped: Stopped = "pruned",
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._distributions = dict(distributions)
-        url = f"sqlite:///{run_dir.resolve() / STORAGE_FILE}"
+        self._draw, self._stopped = draw, stopped
         try:
-            storage = optuna.storages.get_storage(url)
+            storage = (
+                optuna.storages.InMemoryStorage()
+                if run_dir is None
+                else optuna.storages.get_storage(f"sqlite:///{run_dir.resolve() / STORAGE_FILE}")
+            )
             self._searched = optuna.create_study(
                 study_name=study, storage=storage, directions=DIRECTIONS, load_if_exists=True
             )
@@ -123,7 +126,7 @@ class Ledger:
             )
         except Exception as error:  # SQLAlchemy's errors differ by version; what matters is which file
             raise SpecError(
-                f"is no readable storage ({type(error).__name__})", file=str(run_dir / STORAGE_FILE)
+                f"is no readable storage ({type(error).__name__})", file=f"{run_dir}/{STORAGE_FILE}"
             ) from None
         # A sampler made again from the same seed would repeat its start-up points, so the count goes into the seed.
         count = len(self._searched.get_trials(deepcopy=False))
@@ -151,6 +154,41 @@ class Ledger:
         for point in points:
             self._searched.enqueue_trial(dict(point), user_attrs={"role": "published"}, skip_if_exists=True)
 
+    def searched_trials(self) -> list[FrozenTrial]:
+        """Searched trials that are complete or were stopped, as Optuna keeps them."""
+        over = (TrialState.COMPLETE, TrialState.PRUNED)
+        return self._searched.get_trials(deepcopy=False, states=over)
+
+    def adopt(self, trial: FrozenTrial, params: Mapping[str, Any], *, keep_teacher: bool) -> None:
+        """Take over a trial of another study, told as it was, once; `params` are a point of this study's space."""
+        if trial.number in {held.user_attrs.get("forked") for held in self._searched.get_trials(deepcopy=False)}:
+            return
+        distributions: dict[str, BaseDistribution] = {}
+
+        def given(name: str, distribution: BaseDistribution) -> Any:
+            distributions[name] = distribution
+            return params[name]
+
+        drawn = self._draw(given)
+        attrs = dict(trial.user_attrs)
+        if not keep_teacher and "evidence" in attrs:
+            attrs["evidence"] = attrs["evidence"] | {"teacher": None}
+        self._searched.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                values=trial.values,
+                params=drawn,
+                distributions=distributions,
+                user_attrs=attrs | {"forked": trial.number},
+                system_attrs=dict(trial.system_attrs),
+            )
+        )
+
+    def queue(self, params: Mapping[str, Any], role: str | None) -> None:
+        """Queue a point once."""
+        attrs = {"role": role} if role else {}
+        self._searched.enqueue_trial(dict(params), user_attrs=attrs, skip_if_exists=True)
+
     @property
     def spent(self) -> int:
         """How many searched trials are over, whatever came of them; interrupted ones come again and do not count."""
@@ -158,31 +196,134 @@ class Ledger:
         trials = self._searched.get_trials(deepcopy=False, states=over)
         return sum(not trial.user_attrs.get("interrupted") for trial in trials)
 
-    def ask(self) -> Trial:
-        """The next searched trial, its parameters drawn."""
-        return self._searched.ask(fixed_distributions=self._distributions)
+    def ask(self) -> tuple[Trial, dict[str, Any]]:
+        """The next searched trial, and its parameters as they were drawn."""
+        trial = self._searched.ask()
 
-    def tell(self, trial: Trial, result: TrialResult, same_as: str = "") -> TrialRecord:
-        """Complete a trial. FID and NFE are finite here: `evaluate` refuses anything else."""
+        def suggest(name: str, distribution: BaseDistribution) -> Any:
+            return trial._suggest(name, distribution)  # what Optuna's own ask does with given distributions
+
+        return trial, self._draw(suggest)
+
+    def tell(
+        self,
+        trial: Trial,
+        result: TrialResult,
+        evidence: Evidence,
+        constraints: Mapping[str, float],
+        same_as: str = "",
+    ) -> TrialRecord:
+        """Complete a trial with its corrected FID. It is finite here, as is NFE: `evaluate` refuses anything else."""
         trial.set_user_attr("result", result.to_json())
+        self._remember(trial, evidence, constraints, same_as)
+        self._feasible(trial)
+        self._searched.tell(trial, values=[result.score.ranked, result.nfe])
+        return self._record(self._trial(trial.number))
+
+    def tell_stopped(
+        self,
+        trial: Trial,
+        stop: Stop,
+        evidence: Evidence,
+        constraints: Mapping[str, float],
+        told: float | None,
+        method: str,
+        same_as: str = "",
+    ) -> TrialRecord:
+        """End a trial that was stopped before all its images. `told`: the FID that it may be told with, if any."""
+        trial.set_user_attr("reason", stop.reason)
+        trial.set_user_attr("method", method)
+        self._remember(trial, evidence, constraints, same_as)
+        if told is None or not math.isfinite(told) or self._stopped == "pruned":
+            self._searched.tell(trial, state=TrialState.PRUNED)
+        else:
+            if self._stopped == "constraint":
+                trial.set_constraint("behind", max(stop.excess, LEAST_EXCESS))
+            self._searched.tell(trial, values=[told, evidence.nfe])
+        return self._record(self._trial(trial.number))
+
+    def tell_waiting(
+        self,
+        trial: Trial,
+        evidence: Evidence,
+        constraints: Mapping[str, float],
+        told: float,
+        method: str,
+        same_as: str = "",
+    ) -> None:
+        """Tell a trial that waits for its last rung: complete for Optuna, with the corrected FID of the rung before."""
+        trial.set_user_attr("waiting", True)
+        trial.set_user_attr("method", method)
+        self._remember(trial, evidence, constraints, same_as)
+        self._feasible(trial)
+        self._searched.tell(trial, values=[told, evidence.nfe])
+
+    def waiting(self) -> list[tuple[TrialRecord, dict[str, Any]]]:
+        """The trials that wait for their last rung, each with its parameters; the cheapest first."""
+        done = self._finals()
+        held = [
+            (self._record(trial), dict(trial.params))
+            for trial in self._searched.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if trial.user_attrs.get("waiting") and trial.number not in done
+        ]
+        return sorted(held, key=lambda item: item[0].evidence.nfe if item[0].evidence else 0)
+
+    def finish(
+        self,
+        number: int,
+        evidence: Evidence | None,
+        constraints: Mapping[str, float],
+        result: TrialResult | None = None,
+        *,
+        reason: str = "",
+        same_as: str = "",
+        failed: bool = False,
+    ) -> TrialRecord:
+        """End a trial that waited: scored on all images, dominated by now, or failed. Optuna is not told again.
+
+        Without new evidence that which it waited with stands.
+        """
+        attrs: dict[str, Any] = {"final": number, "reason": reason, "same_as": same_as, "failed": failed}
+        attrs["constraints"] = dict(constraints)
+        if evidence is not None:
+            attrs["evidence"] = evidence.to_json()
+        if result is not None:
+            attrs["result"] = result.to_json()
+        self._measured.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attrs))
+        return self._record(self._trial(number), attrs)
+
+    def _finals(self) -> dict[int, dict[str, Any]]:
+        """How the trials that waited ended, by Optuna's number."""
+        attrs = (trial.user_attrs for trial in self._measured.get_trials(deepcopy=False))
+        return {held["final"]: held for held in attrs if "final" in held}
+
+    def tell_off(self, trial: Trial, reason: str) -> TrialRecord:
+        """End a trial that went wrong."""
+        trial.set_user_attr("reason", reason)
+        self._searched.tell(trial, state=TrialState.FAIL)
+        return self._record(self._trial(trial.number))
+
+    def _feasible(self, trial: Trial) -> None:
+        if self._stopped == "constraint":
+            trial.set_constraint("behind", 0.0)  # gp wants of every trial the same constraints
+
+    def _remember(self, trial: Trial, evidence: Evidence, constraints: Mapping[str, float], same_as: str) -> None:
+        trial.set_user_attr("evidence", evidence.to_json())
+        for name, value in constraints.items():
+            trial.set_constraint(name, value)
         if same_as:
             trial.set_user_attr("same_as", same_as)
-        self._searched.tell(trial, values=[result.fid, result.nfe])
-        return self._record(self._trial(trial.number))
-
-    def tell_off(self, trial: Trial, reason: str, *, pruned: bool = False) -> TrialRecord:
-        """End a trial without values: pruned where its NFE is outside the budgets, failed where it went wrong."""
-        trial.set_user_attr("reason", reason)
-        self._searched.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
-        return self._record(self._trial(trial.number))
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._searched.get_trials(deepcopy=False)[number]
 
     def add_measured(self, record: TrialRecord) -> None:
-        """Keep the floor or a baseline's result, or why it has none."""
+        """Keep what the floor, a baseline or a confirmation gave, or why it gave nothing."""
         attrs: dict[str, Any] = {"key": record.key, "role": record.role, "method": record.method}
         attrs |= {"budget": record.budget, "reason": record.reason, "same_as": record.same_as}
+        attrs |= {"confirms": record.confirms}
+        if record.evidence is not None:
+            attrs["evidence"] = record.evidence.to_json()
         if record.result is not None:
             attrs["result"] = record.result.to_json()
             values, state = [record.result.fid, record.result.nfe], TrialState.COMPLETE
@@ -192,26 +333,38 @@ class Ledger:
 
     def records(self) -> list[TrialRecord]:
         """Every trial that is over, floor and baselines first."""
-        measured = [self._record(trial) for trial in self._measured.get_trials(deepcopy=False)]
+        measured = self._measured.get_trials(deepcopy=False)
+        beside = [self._record(trial) for trial in measured if "final" not in trial.user_attrs]
         over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         searched = self._searched.get_trials(deepcopy=False, states=over)
-        return measured + [self._record(trial) for trial in searched if not trial.user_attrs.get("interrupted")]
+        kept = [trial for trial in searched if not trial.user_attrs.get("interrupted")]
+        finals = self._finals()
+        return beside + [self._record(trial, finals.get(trial.number)) for trial in kept]
 
-    def _record(self, trial: FrozenTrial) -> TrialRecord:
-        attrs = trial.user_attrs
+    def _record(self, trial: FrozenTrial, final: Mapping[str, Any] | None = None) -> TrialRecord:
+        attrs = trial.user_attrs | dict(final or {})
+        waiting = bool(attrs.get("waiting")) and final is None
         role: Role = attrs.get("role", "searched")
         result = TrialResult.from_json(attrs["result"]) if "result" in attrs else None
-        states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+        evidence = Evidence.from_json(attrs["evidence"]) if "evidence" in attrs else None
+        limits = attrs["constraints"] if final is not None else trial.constraints
+        # A stopped trial may be complete for Optuna; only one with a result is for us.
+        failed = attrs.get("failed") or trial.state == TrialState.FAIL
+        state: State = "failed" if failed else "pruned" if result is None else "complete"
         return TrialRecord(
             key=attrs.get("key", f"{role}/{trial.number}"),
             role=role,
-            state=states.get(trial.state, "failed"),  # type: ignore[arg-type]  # the three values of State
+            state=state,
             method=attrs.get("method") or (describe(result) if result is not None else f"trial {trial.number}"),
             result=result,
             budget=attrs.get("budget"),
             params=dict(trial.params),
-            reason=attrs.get("reason", ""),
+            reason="waits for its last rung" if waiting else attrs.get("reason", ""),
             same_as=attrs.get("same_as", ""),
+            evidence=evidence,
+            constraints={name: value for name, value in limits.items() if name != "behind"},
+            confirms=attrs.get("confirms", ""),
+            waiting=waiting,
         )
 
 

@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.search import Status
-from pipeline.trial import TrialRecord
+from pipeline.job import Status
+from pipeline.result import TrialRecord
 from reports.numbers import with_error
 
 SEARCHED = ("searched", "published")
@@ -30,9 +30,9 @@ class Standings:
             self.add(record)
 
     def add(self, record: TrialRecord) -> None:
-        """Let a finished trial compete at every budget that its NFE fits in."""
-        if record.result is None:
-            return
+        """Let a finished trial compete at every budget that its NFE fits in; a confirmation moves nothing."""
+        if record.result is None or record.role == "confirmed":
+            return  # other seeds have another bias
         if record.role == "floor":
             self.floor = record
             return

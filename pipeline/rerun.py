@@ -14,6 +14,7 @@ from pipeline.card import read_card
 from pipeline.metrics.features import quantise
 from pipeline.plan import Plan
 from pipeline.registry import SpecError
+from pipeline.scoring import finish
 from pipeline.trial import TrialSpec
 from reports import figures
 
@@ -66,10 +67,10 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
     prepared = trial.Prepared(plan, spec.solver, 0, 0.0, 0.0)
     with _about(card):
         try:
-            shards = [trial.evaluate(plan, held, seeds) for seeds in asked.shards()]
+            parts = [trial.evaluate(plan, held, seeds, asked.shard_images) for seeds in asked.batches()]
         except trial.NotFiniteError as error:
             raise SpecError(str(error)) from None
-    result = trial.finish(asked, prepared, shards, held)
+    result = finish(asked, prepared, [shard for part in parts for shard in part], held)
     return {
         "fid": result.fid,
         "fid_se": result.fid_se,

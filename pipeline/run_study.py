@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import warnings
@@ -13,18 +14,24 @@ from rich.console import Console
 
 import search_spaces
 from pipeline import benchmarks, rerun, store
+from pipeline import fork as forking
 from pipeline.card import write_card
 from pipeline.cluster import Pool, check_address, open_pool
+from pipeline.job import Status
 from pipeline.ledger import Ledger, claim
 from pipeline.progress import Standings as Screen
 from pipeline.progress import progress
-from pipeline.search import Listener, Search, Status
+from pipeline.registry import SpecError
+from pipeline.result import TrialRecord
+from pipeline.scoring import MomentScoring
+from pipeline.search import Listener, Search
 from pipeline.summary import Outcome
 from pipeline.tracking import Record
-from pipeline.trial import TrialRecord
 from reports import figures, interactive, tables
 from reports.record import complete, read
 from search_spaces import Study
+
+TEACHER_FILE, MEMORY_FOLDER = "teacher.safetensors", "memory"
 
 
 class RecordUnavailableError(RuntimeError):
@@ -71,8 +78,9 @@ def search(
     workers: int | None,
     run_dir: Path | None,
     console: Console,
+    fork: str | None = None,
 ) -> Outcome:
-    """Run or continue a study and publish it.
+    """Run or continue a study and publish it; with `fork` under that name, from the trials of the one in `run_dir`.
 
     Raises:
         SpecError: a mistake in the file, an option or MLFLOW_TRACKING_URI; nothing has been written then.
@@ -80,6 +88,13 @@ def search(
     started = time.monotonic()
     study = search_spaces.load(file, {"trials": trials, "workers": workers})
     folder = (run_dir or Path("runs") / study.study).absolute()
+    source = folder
+    if fork is not None:
+        forking.old_identity(source)
+        study = search_spaces.load(file, {"trials": trials, "workers": workers, "study": fork})
+        folder = source.parent / study.study
+        if folder == source:
+            raise SpecError("is the name of the study itself", path="--fork", given=fork, allowed="another")
     uri = store.store_uri(folder.parent)
     if store.sqlite_file(uri) is None:
         store.open_client(uri, create=False)
@@ -100,20 +115,26 @@ def search(
             shutil.rmtree(folder)
         raise
     try:
-        space, optimizer = study.parsed_space, study.optimizer
+        optimizer = study.optimizer
         startup = optimizer.startup + len(study.published_points)
-        ledger = Ledger(folder, study.study, space.distributions, optimizer.name, optimizer.seed, startup)
+        ledger = Ledger(folder, study.study, study.draw, optimizer.name, optimizer.seed, startup, optimizer.stopped)
+        if fork is not None:
+            told = forking.fork(source, study, json.loads(json.dumps(identity)), ledger)
+            console.print(f"{study.study}: {told}", highlight=False, markup=False, soft_wrap=True)
         before = len(ledger.records())
 
         def start() -> Pool:
             console.print(
                 f"{study.study}: starting {study.workers or 'no'} Ray workers on {study.benchmark}", highlight=False
             )
-            return open_pool(study.benchmark, study.workers, study.threads)
+            return open_pool(study.benchmark, study.workers, study.threads, folder / MEMORY_FOLDER)
 
         with progress(console, Screen(study.budgets, ledger.records())) as screen:
             listeners: list[Listener] = [screen, publisher]
-            Search(study, ledger, start, benchmark, listeners).run()
+            Search(
+                study, ledger, start, MomentScoring(benchmark), (benchmark.sigma_min, benchmark.sigma_max), listeners,
+                folder / TEACHER_FILE, json.dumps(identity, sort_keys=True),
+            ).run()  # fmt: skip
         records = ledger.records()
         if len(records) == before:
             console.print(f"all {len(records)} trials were done before; nothing to add", highlight=False)

@@ -11,17 +11,39 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from pipeline.churn import Churn
-from pipeline.denoiser import Denoiser
+from pipeline.denoiser import Denoiser, Meter
+from pipeline.memory import Memory
 from pipeline.plan import Plan, Tape
-from pipeline.registry import SpecError
+from pipeline.registry import SpecError, to_spec
 from pipeline.schedules import Schedule
 from pipeline.solvers import HISTORY, Evaluate, Point, Solver
+
+
+class Lesson(NamedTuple):
+    """Something to be learned from the network, and all that decides it beside the network and the noise.
+
+    `learn` takes the denoiser and the calibration noise, (B, C, H, W) unit normal, and gives plain JSON, decided by
+    `inputs`, plain JSON too. `inputs` leaves out what only makes use of it, so that one lesson serves many specs.
+    """
+
+    kind: str
+    inputs: Mapping[str, Any]
+    learn: Callable[[Denoiser, Tensor], Any]
+
+    def known(self, denoise: Denoiser, noise: Tensor, memory: Memory | None) -> Any:
+        """What the lesson gives: recalled, or learned now. The rows that it costs are counted here."""
+
+        def learn() -> tuple[Any, int]:
+            meter = Meter(denoise)
+            return self.learn(meter, noise), meter.rows
+
+        return learn()[0] if memory is None else memory.recall(self.kind, self.inputs, learn)
 
 
 @runtime_checkable
@@ -30,6 +52,14 @@ class Calibrated(Protocol):
 
     @property
     def calibration_images(self) -> int: ...
+
+    def lesson(self, sigmas: Sequence[float]) -> Lesson | None:
+        """What there is to learn on these sigmas before the decision; None where it is taken already."""
+        ...
+
+    def decided(self, learned: Any) -> Solver:
+        """The same solver with the decision that follows from what the lesson gave."""
+        ...
 
     def calibrate(self, denoise: Denoiser, noise: Tensor, sigmas: Sequence[float]) -> Solver:
         """The same solver with its decision taken. `noise`: (B, C, H, W) unit normal."""
@@ -99,11 +129,21 @@ class Step(Protocol):
 
 
 @runtime_checkable
-class Recorded(Protocol):
-    """A schedule that has something to tell of each step it took while it placed the sigmas (SDM's realised bound)."""
+class Learned(Protocol):
+    """A schedule that says what it learns, apart from where it places the sigmas by it.
 
-    def place(self, denoise: Denoiser, noise: Tensor) -> tuple[Tensor, Sequence[Step]]:
-        """What `sigmas` gives, and the steps. `noise`: (B, C, H, W) unit normal."""
+    A schedule of another kind that wants calibration noise learns its sigmas, decided by all of its fields.
+    """
+
+    def lesson(self) -> Lesson | None:
+        """What there is to learn; None where these fields leave nothing."""
+        ...
+
+    def placed(self, learned: Any) -> tuple[Tensor, Sequence[Step]]:
+        """What `sigmas` gives, and what it has to tell of each step it took (SDM's realised bound), if anything.
+
+        `learned`: what the lesson gave, None without one.
+        """
         ...
 
 
@@ -142,36 +182,54 @@ class Sampler:
         solver = self.solver.calibration_images if isinstance(self.solver, Calibrated) else 0
         return max(self.schedule.calibration_images, solver)
 
-    def prepare(self, denoise: Denoiser, noise: Tensor) -> tuple[Sampler, Plan]:
+    def prepare(self, denoise: Denoiser, noise: Tensor, memory: Memory | None = None) -> tuple[Sampler, Plan]:
         """Place the sigmas, take the solver's decision, trace. `noise`: (`calibration_images`, C, H, W) unit normal.
 
-        The decision is taken on the deterministic path, without churn.
+        The decision is taken on the deterministic path, without churn. What `memory` knows is not learned again; it is
+        of this denoiser and this noise.
         """
-        sigmas, walk = self.place(denoise, noise)
-        solver = self.decide(denoise, noise, sigmas)
+        sigmas, walk = self.place(denoise, noise, memory)
+        solver = self.decide(denoise, noise, sigmas, memory)
         return replace(self, solver=solver, walk=walk), trace(solver, sigmas, afs=self.afs, churn=self.churn)
 
-    def place(self, denoise: Denoiser, noise: Tensor) -> tuple[list[float], tuple[Mapping[str, Any], ...]]:
+    def place(
+        self, denoise: Denoiser, noise: Tensor, memory: Memory | None = None
+    ) -> tuple[list[float], tuple[Mapping[str, Any], ...]]:
         """The schedule's sigmas, going on to 0 if asked for, and what it recorded of its steps."""
-        learned, walk = noise[: self.schedule.calibration_images], self.walk
+        schedule, walk = self.schedule, self.walk
+        calibration = noise[: schedule.calibration_images]
         with _about("schedule"):
-            if isinstance(self.schedule, Recorded):
-                placed, steps = self.schedule.place(denoise, learned)
+            if isinstance(schedule, Learned):
+                lesson = schedule.lesson()
+                learned = None if lesson is None else lesson.known(denoise, calibration, memory)
+                placed, steps = schedule.placed(learned)
                 walk = tuple(step.to_json() for step in steps)
+            elif schedule.calibration_images:
+                placed = torch.tensor(_whole(schedule).known(denoise, calibration, memory), dtype=torch.float64)
             else:
-                placed = self.schedule.sigmas(denoise, learned)
+                placed = schedule.sigmas(denoise, calibration)
         if self.denoise_to_zero:
             if placed[-1] == 0:
                 raise _already_at_zero()
             placed = torch.cat([placed, placed.new_zeros(1)])
         return placed.tolist(), walk
 
-    def decide(self, denoise: Denoiser, noise: Tensor, sigmas: Sequence[float]) -> Solver:
+    def decide(self, denoise: Denoiser, noise: Tensor, sigmas: Sequence[float], memory: Memory | None = None) -> Solver:
         """The solver with its decision taken on these sigmas, if it is one that decides."""
-        if not isinstance(self.solver, Calibrated):
-            return self.solver
+        solver = self.solver
+        if not isinstance(solver, Calibrated):
+            return solver
         with _about("solver"):
-            return self.solver.calibrate(denoise, noise[: self.solver.calibration_images], sigmas)
+            lesson = solver.lesson(sigmas)
+            if lesson is None:
+                return solver
+            return solver.decided(lesson.known(denoise, noise[: solver.calibration_images], memory))
+
+
+def _whole(schedule: Schedule) -> Lesson:
+    """The lesson of a schedule that has none of its own: its sigmas."""
+    spec = to_spec(schedule)
+    return Lesson(f"{spec['name']} sigmas", spec, lambda denoise, noise: schedule.sigmas(denoise, noise).tolist())
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from pipeline.denoiser import Denoiser
-from pipeline.registry import SpecError, require
+from pipeline.registry import SpecError, require, to_spec
 from pipeline.resampling import resample
-from pipeline.sampler import integrate
+from pipeline.sampler import Lesson, integrate
 from pipeline.schedules import (
     MOST_STEPS,
     SCHEDULES,
@@ -114,8 +114,27 @@ class Switch:
 
     def calibrate(self, denoise: Denoiser, noise: Tensor, sigmas: Sequence[float]) -> Switch:
         """Walk the schedule once with the low solver and freeze the step at which kappa reaches tau_k."""
+        lesson = self.lesson(sigmas)
+        return self if lesson is None else self.decided(lesson.learn(denoise, noise))
+
+    def lesson(self, sigmas: Sequence[float]) -> Lesson | None:
+        """The kappas on these sigmas, which serve every tau_k and every high solver; None if all is decided."""
         if self.rule != "step" or self.switch_at is not None:
-            return self
+            return None
+        nodes = [float(sigma) for sigma in sigmas]
+        inputs = {
+            "sigmas": nodes,
+            "low": to_spec(self._pair[0]),
+            "curvature": self.curvature,
+            "calibration_images": self.calibration_images,
+        }
+        return Lesson("curvature", inputs, lambda denoise, noise: self._kappas(denoise, noise, nodes))
+
+    def decided(self, learned: Sequence[float]) -> Switch:
+        """The switch at the first step whose kappa, of those `learned`, reaches tau_k."""
+        return replace(self, switch_at=switch_index(learned, self.tau_k))
+
+    def _kappas(self, denoise: Denoiser, noise: Tensor, sigmas: Sequence[float]) -> list[float]:
         points: list[Point] = []
         integrate(denoise, sigmas[0] * noise, sigmas, self._pair[0], observe=points.append)
         kappas = curvature_profile(points, relative=self.curvature == "relative")
@@ -127,7 +146,7 @@ class Switch:
                     given=kappa,
                     allowed="a denoiser and a low solver that are finite there, or switch_at instead",
                 )
-        return replace(self, switch_at=switch_index(kappas, self.tau_k))
+        return kappas
 
     def weight(self, i: int, num_steps: int) -> float:
         """Lambda at step i of num_steps: 1 is the low solver alone, 0 the high one."""
@@ -211,17 +230,35 @@ class SDM:
         With `num_steps` the steps are not the schedule's: theirs begin at other sigmas, and `measured_eta` has their
         errors. `noise`: (B, C, H, W) unit normal.
         """
-        steps = self.walk.path(denoise, noise)
+        return self.placed(self._learn(denoise, noise))
+
+    def lesson(self) -> Lesson:
+        """The walk, which serves every resampling; with the etas to resample it by where those are not its own."""
+        inputs = {**asdict(self.walk), "calibration_images": self.calibration_images, "measured": self._measures}
+        return Lesson("sdm walk", inputs, self._learn)
+
+    def placed(self, learned: Mapping[str, Any]) -> tuple[Tensor, list[PathStep]]:
+        """What `place` gives, of a walk that is known."""
+        steps = [PathStep(*values) for values in learned["steps"]]
         placed = [step.sigma for step in steps] + [self.sigma_min]
         if self.num_steps is not None:
-            # An Euler walk has measured its own steps; the published code walks it again (n_step_resampling.py:91).
-            own = self.mover == "euler"
-            etas = [step.eta for step in steps] if own else measured_eta(denoise, noise, placed)[0]
+            etas = learned["etas"] if self._measures else [step.eta for step in steps]
             nodes = self.num_steps + (self.final == "sigma_min")
             placed = resample(placed, etas, nodes, power=self.power, q=self.q, rho=self.rho)
         if self.final == "zero":
             placed = [*placed, 0.0]
         return check_sigmas(torch.tensor(placed, dtype=torch.float64), self.registry_name), steps
+
+    @property
+    def _measures(self) -> bool:
+        """Whether its sigmas are walked again for their etas (n_step_resampling.py:91); an Euler walk has its own."""
+        return self.num_steps is not None and self.mover != "euler"
+
+    def _learn(self, denoise: Denoiser, noise: Tensor) -> dict[str, Any]:
+        steps = self.walk.path(denoise, noise)
+        walked = [step.sigma for step in steps] + [self.sigma_min]
+        etas = measured_eta(denoise, noise, walked)[0] if self._measures else []
+        return {"steps": [list(step) for step in steps], "etas": etas}
 
     def sigmas(self, denoise: Denoiser | None = None, noise: Tensor | None = None) -> Tensor:
         """(N + 1,) float64; `noise` is the calibration batch, (B, C, H, W) unit normal, and both are needed."""

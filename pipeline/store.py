@@ -33,7 +33,12 @@ ROLE, STATE, METHOD = "sigmasearch.role", "sigmasearch.state", "sigmasearch.meth
 FRONT, PLACE, BUDGET = "sigmasearch.front", "sigmasearch.place", "sigmasearch.budget"
 PLAN, REFERENCE, VERSION = "sigmasearch.plan", "sigmasearch.reference", "sigmasearch.benchmark_version"
 REVISION, SAME_AS, REASON = "sigmasearch.revision", "sigmasearch.same_as", "sigmasearch.reason"
+LEAVE_ONE_OUT, CONFIRMS = "sigmasearch.leave_one_out", "sigmasearch.confirms"
+FEASIBLE, STOPPED_AT = "sigmasearch.feasible", "sigmasearch.stopped_at"
 PARENT, NOTE, RUN_NAME = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runName"
+
+# Metrics of a rung: the corrected FID at that many images.
+FID_AT: Final = "fid_at_"
 
 # The id of the shared view that `make ui` opens.
 VIEW: Final = "leaderboard"

@@ -22,7 +22,7 @@ from pipeline.registry import SpecError
 from pipeline.store import leaderboard_url, server_command, store_uri
 
 if TYPE_CHECKING:
-    from pipeline.trial import TrialRecord
+    from pipeline.result import TrialRecord
 
 __all__ = ["Entry", "Record", "server_command", "store_uri"]
 
@@ -114,7 +114,7 @@ class Record:
             return False
         self._resume()
         if child is not None and not _extends(child, entry):
-            # Params cannot change and metrics cannot be taken back in MLflow.
+            # Params cannot change and metrics cannot be taken back in MLflow; a rung left behind would stay a tag.
             self._client.delete_run(child.run_id)
             child = None
         now = time.time()
@@ -272,7 +272,8 @@ def _place(entry: Entry | _Child, group: str) -> str:
 
 
 def _extends(child: _Child, entry: Entry) -> bool:
-    return (not child.params or child.params == entry.params) and set(child.metrics) <= set(entry.metrics)
+    stale = store.STOPPED_AT in child.tags and store.STOPPED_AT not in entry.tags
+    return not stale and (not child.params or child.params == entry.params) and set(child.metrics) <= set(entry.metrics)
 
 
 def _quoted(text: str) -> str:

@@ -1,15 +1,15 @@
-"""A trial: three pure functions of its spec. prepare places and traces, evaluate samples a shard, finish scores.
+"""A trial: pure functions of its spec. prepare places and traces, evaluate samples shards; `pipeline.scoring` scores.
 
 What runs where is `pipeline.cluster`'s business, what is tried next `pipeline.search`'s. Images never leave `evaluate`.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +17,18 @@ from torch import Tensor
 from pipeline.benchmarks import Benchmark
 from pipeline.churn import Churn
 from pipeline.denoiser import Denoiser, Meter
-from pipeline.metrics.distances import jackknife
+from pipeline.memory import Memory
 from pipeline.metrics.moments import Moments
 from pipeline.noise import CALIBRATION_SEEDS, noise
 from pipeline.plan import Plan
-from pipeline.provenance import git_revision, versions
 from pipeline.registry import SpecError, build_dataclass, require, to_spec
 from pipeline.sampler import Calibrated, Sampler, trace
 from pipeline.schedules import SCHEDULES
 from pipeline.solvers import SOLVERS
 
-Role = Literal["floor", "baseline", "published", "searched"]
-State = Literal["complete", "pruned", "failed"]
+# Images that are sampled at once, where that many are of whole shards: large enough to keep a processor busy, small
+# enough that the last batch of a trial does not leave other workers waiting.
+BATCH_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ class TrialSpec:
         end = self.first_seed + self.images
         return [range(at, at + self.shard_images) for at in range(self.first_seed, end, self.shard_images)]
 
+    def batches(self, start: int = 0, stop: int | None = None) -> list[range]:
+        """The seeds of images start ... stop - 1 in runs of whole shards, each to be sampled at once."""
+        size = max(1, BATCH_IMAGES // self.shard_images) * self.shard_images
+        end = self.images if stop is None else stop
+        return [range(self.first_seed + at, self.first_seed + min(at + size, end)) for at in range(start, end, size)]
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
@@ -98,8 +104,9 @@ class Prepared:
     """A spec made ready: its plan, and what placing the sigmas and taking the solver's decision cost.
 
     `setup_rows` counts network rows; `setup_nfe` is rows per calibration image, schedule and solver each by its own
-    number of images, the figure to set beside NFE; 0 where nothing was calibrated. `walk` is what the schedule recorded
-    of each step it took, one mapping a step (SDM's realised bound); else empty.
+    number of images, the figure to set beside NFE; 0 where nothing was calibrated. Both are the method's own, whether
+    it was learned now or recalled; `spent_rows` are those of now. `walk` is what the schedule recorded of each step it
+    took, one mapping a step (SDM's realised bound); else empty.
     """
 
     plan: Plan
@@ -108,6 +115,7 @@ class Prepared:
     setup_nfe: float
     seconds: float
     walk: tuple[Mapping[str, Any], ...] = ()
+    spent_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,92 +128,39 @@ class ShardResult:
     seconds: float
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """A scored trial: everything that a report prints about it, and the plan itself.
+def memory_of(benchmark: Benchmark, folder: Path | None = None) -> Memory:
+    """A memory of what is learned on this benchmark from the calibration seeds; `folder` keeps it for good."""
+    context = {
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "model": benchmark.model_hash,
+        "shape": list(benchmark.shape),
+        "first_seed": CALIBRATION_SEEDS,
+    }
+    return Memory(folder, context)
 
-    `fid` is at `images` images, biased up by about B / images; `fid_se` its leave-one-shard-out standard error and
-    `fid_corrected` the value with that bias taken off. `seconds` is worker time, summed over shards.
+
+def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None) -> Prepared:
+    """Place the sigmas, take the solver's decision on fixed calibration seeds, and trace.
+
+    What `memory` knows is not learned again.
     """
-
-    spec: TrialSpec
-    plan: Plan
-    solver: Mapping[str, Any]
-    fid: float
-    fid_se: float
-    fid_corrected: float
-    nfe: float
-    setup_nfe: float
-    setup_rows: int
-    rows: int
-    seconds: float
-    benchmark_version: int
-    reference_hash: str
-    model_hash: str
-    walk: tuple[Mapping[str, Any], ...] = ()
-    git_revision: str = field(default_factory=git_revision)
-    versions: Mapping[str, str] = field(default_factory=versions)
-
-    @property
-    def images_per_second(self) -> float:
-        """Images a second of one worker."""
-        return self.spec.images / self.seconds if self.seconds else math.nan
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` gives an equal result."""
-        value = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return value | {
-            "spec": self.spec.to_json(),
-            "plan": self.plan.to_json(),
-            "solver": dict(self.solver),
-            "walk": [dict(step) for step in self.walk],
-            "versions": dict(self.versions),
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> TrialResult:
-        """Read a result back."""
-        # Results of earlier versions have no walk.
-        held = {name: {"walk": (), **value}[name] for name in TrialResult.__dataclass_fields__}
-        held["walk"] = tuple(held["walk"])
-        return TrialResult(**held | {"spec": TrialSpec.from_json(value["spec"]), "plan": Plan.from_json(value["plan"])})
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One line of a study: what the truth (Optuna's storage) holds of a trial, and all that MLflow is told.
-
-    `key` names it within its study for ever, e.g. "searched/17" or "baseline/ipndm/8". `budget` is the NFE that a
-    baseline was run for. A pruned or failed trial has a reason and no result; one whose plan equals an earlier trial's
-    shares its result and names it in `same_as`.
-    """
-
-    key: str
-    role: Role
-    state: State
-    method: str
-    result: TrialResult | None = None
-    budget: int | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    reason: str = ""
-    same_as: str = ""
-
-
-def prepare(spec: TrialSpec, benchmark: Benchmark) -> Prepared:
-    """Place the sigmas, take the solver's decision on fixed calibration seeds, and trace."""
     started = time.perf_counter()
     sampler = spec.sampler()
-    meter = Meter(benchmark.denoiser())
+    meter, known = Meter(benchmark.denoiser()), memory or Memory()
+    saved = known.rows_saved
     seeds = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + sampler.calibration_images)
     calibration = noise(seeds, benchmark.shape, torch.float64)
-    sigmas, walk = sampler.place(meter, calibration)
-    placing = meter.rows
-    solver = sampler.decide(meter, calibration, sigmas)
+    sigmas, walk = sampler.place(meter, calibration, known)
+    placing = meter.rows + known.rows_saved - saved
+    solver = sampler.decide(meter, calibration, sigmas, known)
+    rows = meter.rows + known.rows_saved - saved
     each = placing / max(sampler.schedule.calibration_images, 1)
     if isinstance(sampler.solver, Calibrated):
-        each += (meter.rows - placing) / sampler.solver.calibration_images
+        each += (rows - placing) / sampler.solver.calibration_images
     plan = trace(solver, sigmas, afs=sampler.afs, churn=sampler.churn)
-    return Prepared(plan, to_spec(solver), meter.rows, each, time.perf_counter() - started, walk)
+    seconds = time.perf_counter() - started
+    return Prepared(plan, to_spec(solver), rows, each, seconds, walk, meter.rows)
 
 
 def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range) -> Tensor:
@@ -217,74 +172,34 @@ class NotFiniteError(ArithmeticError):
     """A plan gave samples that are not finite: the plan's fault, so running it again would not help."""
 
 
-def evaluate(plan: Plan, benchmark: Benchmark, seeds: range) -> ShardResult:
-    """Sample the images of `seeds` and return the moments of their features.
+def finite(samples: Tensor, seeds: range) -> Tensor:
+    """The samples, unless one of them is nan or infinite.
+
+    Raises:
+        NotFiniteError: says how many, and of which seeds.
+    """
+    wrong = int((~torch.isfinite(samples.flatten(1)).all(dim=1)).sum())
+    if wrong:
+        raise NotFiniteError(f"{wrong} of {len(seeds)} samples are not finite (seeds {seeds.start}-{seeds.stop - 1})")
+    return samples
+
+
+def evaluate(plan: Plan, benchmark: Benchmark, seeds: range, shard_images: int | None = None) -> list[ShardResult]:
+    """Sample the images of `seeds` in one batch; the moments of their features, one for each shard.
+
+    `shard_images` divides the number of seeds; by default they are one shard.
 
     Raises:
         NotFiniteError: a sample is nan or infinite.
     """
     started = time.perf_counter()
     meter = Meter(benchmark.denoiser())
-    samples = draw(plan, meter, benchmark.shape, seeds)
-    wrong = int((~torch.isfinite(samples.flatten(1)).all(dim=1)).sum())
-    if wrong:
-        raise NotFiniteError(f"{wrong} of {len(seeds)} samples are not finite (seeds {seeds.start}-{seeds.stop - 1})")
-    moments = Moments.of(benchmark.features(samples))
-    return ShardResult(seeds, moments, meter.rows, time.perf_counter() - started)
-
-
-def finish(spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], benchmark: Benchmark) -> TrialResult:
-    """Score the shards, merged in seed order whatever order they ended in."""
-    ordered = sorted(shards, key=lambda shard: shard.seeds.start)
-    if [shard.seeds for shard in ordered] != spec.shards():
-        raise ValueError("the shards are not those of the spec")
-    score = jackknife([shard.moments for shard in ordered], benchmark.reference)
-    rows = sum(shard.rows for shard in ordered)
-    return TrialResult(
-        spec=spec,
-        plan=prepared.plan,
-        solver=prepared.solver,
-        fid=score.fid,
-        fid_se=score.se,
-        fid_corrected=score.corrected,
-        nfe=rows / spec.images,
-        setup_nfe=prepared.setup_nfe,
-        setup_rows=prepared.setup_rows,
-        rows=rows,
-        seconds=sum(shard.seconds for shard in ordered),
-        benchmark_version=benchmark.version,
-        reference_hash=benchmark.reference_hash,
-        model_hash=benchmark.model_hash,
-        walk=prepared.walk,
-    )
-
-
-def describe(spec: TrialSpec | TrialResult) -> str:
-    """A method in a few words: solver, where it switches, schedule and its moves, what the loop adds."""
-    asked = spec if isinstance(spec, TrialSpec) else spec.spec
-    words = _solver_words(spec.solver)
-    steps = asked.schedule.get("num_steps")
-    name = str(asked.schedule.get("name", "?"))
-    words += f" · {name}{'' if steps is None else f' {steps}'}"
-    if asked.denoise_to_zero:
-        words += " to 0"
-    if asked.afs:
-        words += " · afs"
-    if asked.churn is not None:
-        words += f" · churn {asked.churn.get('s_churn', math.nan):.3g}"
-    return words
-
-
-def _solver_words(solver: Mapping[str, Any]) -> str:
-    name = str(solver.get("name", "?"))
-    if name != "switch":
-        order = solver.get("order")
-        return f"{name}{'' if order is None else f'-{order}'}"
-    low, high = (
-        _solver_words(solver.get(key, {"name": default})) for key, default in (("low", "euler"), ("high", "heun"))
-    )
-    if low == high:
-        return low
-    rule = solver.get("rule", "step")
-    at = solver.get("switch_at")
-    return f"{low}>{high}" + (f"@{at}" if rule == "step" and at is not None else "" if rule == "step" else f" {rule}")
+    features = benchmark.features(finite(draw(plan, meter, benchmark.shape, seeds), seeds))
+    size = shard_images or len(seeds)
+    moments = [Moments.of(part) for part in torch.split(features, size)]
+    # Every image takes as many rows, and is taken to take as long.
+    share, seconds = len(moments), time.perf_counter() - started
+    return [
+        ShardResult(seeds[i * size : (i + 1) * size], part, meter.rows // share, seconds / share)
+        for i, part in enumerate(moments)
+    ]

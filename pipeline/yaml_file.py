@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -97,7 +97,9 @@ def _short(value: object) -> object:
 def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
     for part in loc:
         field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        held = [] if field is None else [field.annotation, *get_args(field.annotation)]  # also a model or None
+        inner = next((one for one in held if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        if inner is None:
             break
-        model = field.annotation
+        model = inner
     return model

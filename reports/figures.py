@@ -16,12 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from reports.numbers import count
 from reports.pareto import front
-from reports.record import complete, groups
-from reports.standings import Standings
+from reports.record import complete
+from reports.standings import Standings, standings
 
 FRONT_COLOUR, TRIAL_COLOUR, FLOOR_COLOUR = "#D55E00", "#8C8C8C", "#000000"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00", "#332288")
@@ -65,6 +66,21 @@ def baseline_curves(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield str(name), rows.sort_values("nfe", kind="stable")
 
 
+def confirmed_points(standings: Standings) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The confirmations of the searched front, of the baselines that led, and of the floor, by rising NFE.
+
+    Only those of as many images as the search's own: FID falls with their number, and one axis is for one number.
+    """
+    images = standings.group.iloc[0]["images"]
+    rows = {key: row for key, row in standings.confirmed.items() if not pd.isna(images) and row["images"] == images}
+    leading = front(complete(standings.group, "searched", "published"))
+    led = dict.fromkeys(v.baseline.row["key"] for v in standings.verdicts() if v.baseline is not None)
+    floor = [] if standings.floor is None else [standings.floor["key"]]
+    parts = [pd.DataFrame([rows[key] for key in keys if key in rows]) for keys in (leading["key"], led, floor)]
+    first, second, third = (part.sort_values("nfe", kind="stable") if len(part) else part for part in parts)
+    return first, second, third
+
+
 def picture_grid(images: NDArray[Any], path: Path, columns: int | None = None, pixels: int = 64) -> Path:
     """Save images side by side as PNG: (n, H, W) or (n, H, W, C), uint8, or floats from 0 to 1; C is 1, 3 or 4.
 
@@ -100,9 +116,9 @@ def _save(frame: pd.DataFrame, path: Path, **options: Any) -> Path:
         figure = Figure(figsize=(COLUMN_INCHES, 3.7), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        parts = groups(frame)
-        if parts:
-            _draw(figure, axes, parts[0])
+        found = standings(frame)
+        if found:
+            _draw(figure, axes, found[0])
         else:
             axes.text(0.5, 0.5, "no scored trials", ha="center", transform=axes.transAxes)
             axes.set(xlabel=NFE_LABEL, ylabel="FID")
@@ -110,7 +126,8 @@ def _save(frame: pd.DataFrame, path: Path, **options: Any) -> Path:
     return path
 
 
-def _draw(figure: Figure, axes: Axes, group: pd.DataFrame) -> None:
+def _draw(figure: Figure, axes: Axes, standings: Standings) -> None:
+    group = standings.group
     floors = complete(group, "floor")
     searched = complete(group, "searched", "published")
     leading = front(searched)
@@ -140,10 +157,16 @@ def _draw(figure: Figure, axes: Axes, group: pd.DataFrame) -> None:
             alpha=0.9,
             label=name,
         )
-    _axes(axes, group, shown)
+    again = confirmed_points(standings)
+    _axes(axes, standings, pd.concat([shown, *again]))
     _front(axes, leading)
+    _confirmed(axes, again[0], FRONT_COLOUR, 2.8, "searched: confirmed")
+    _confirmed(axes, again[1], FLOOR_COLOUR, -2.8, "best baseline: confirmed")
+    for fid in _positive(again[2]["fid"]) if len(again[2]) else []:
+        axes.axhline(fid, color=FLOOR_COLOUR, linestyle=":", linewidth=0.8, label="floor: confirmed")
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda k: (not labels[k].startswith("searched:"), k))
+    first = ("searched:", "best baseline:", "floor:")
+    order = sorted(range(len(labels)), key=lambda k: ([not labels[k].startswith(word) for word in first], k))
     figure.legend(
         [handles[k] for k in order],
         [labels[k] for k in order],
@@ -186,8 +209,30 @@ def _front(axes: Axes, leading: pd.DataFrame) -> None:
     )
 
 
-def _axes(axes: Axes, group: pd.DataFrame, shown: pd.DataFrame) -> None:
-    held = shown[shown["role"] != "floor"]
+def _confirmed(axes: Axes, rows: pd.DataFrame, colour: str, aside: float, label: str) -> None:
+    """Points beside their NFE, so many points of print `aside`, since the search's own score lies close to each."""
+    if rows.empty:
+        return
+    beside = ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+    axes.errorbar(
+        rows["nfe"],
+        _positive(rows["fid"]),
+        yerr=rows["fid_se"].fillna(0.0),
+        fmt="D",
+        color=colour,
+        markersize=3.2,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        elinewidth=0.7,
+        zorder=7,
+        transform=axes.transData + beside,
+        label=label,
+    )
+
+
+def _axes(axes: Axes, standings: Standings, shown: pd.DataFrame) -> None:
+    group = standings.group
+    held = shown[shown["role"].isin(("baseline", "published", "searched"))]
     if held.empty:
         held = group
     left, right = float(held["nfe"].min()) / 1.12, float(held["nfe"].max()) * 1.12
@@ -199,7 +244,7 @@ def _axes(axes: Axes, group: pd.DataFrame, shown: pd.DataFrame) -> None:
     if above:
         noun = "trial lies" if above == 1 else "trials lie"
         axes.text(0.99, 0.985, f"{above} {noun} above", ha="right", va="top", fontsize=6, transform=axes.transAxes)
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(Standings(group).budgets, left, right)))
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(standings.budgets, left, right)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     decades = np.log10(top / bottom)

@@ -9,11 +9,19 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.figures import COLOURS, FLOOR_COLOUR, FRONT_COLOUR, NFE_LABEL, TRIAL_COLOUR, baseline_curves
+from reports.figures import (
+    COLOURS,
+    FLOOR_COLOUR,
+    FRONT_COLOUR,
+    NFE_LABEL,
+    TRIAL_COLOUR,
+    baseline_curves,
+    confirmed_points,
+)
 from reports.numbers import conditions, count, plain
 from reports.pareto import front
-from reports.record import complete, groups
-from reports.standings import Standings
+from reports.record import complete
+from reports.standings import Standings, standings
 
 # Plotly's words for the markers of `reports.figures`.
 SYMBOLS = (
@@ -31,15 +39,14 @@ SYMBOLS = (
 
 def front_html(frame: pd.DataFrame, path: Path) -> Path:
     """Write the page: 4.9 MB, since all of plotly.js is in it and the file is to open anywhere and for ever."""
-    parts = groups(frame)
+    found = standings(frame)
     figure = go.Figure()
     title = "no scored trials"
     budgets: list[int] = []
-    if parts:
-        group = parts[0]
-        _draw(figure, group)
+    if found:
+        group, budgets = found[0].group, found[0].budgets
+        _draw(figure, found[0])
         title = html.escape(f"{group.iloc[0]['benchmark']}: {conditions(group)}")
-        budgets = Standings(group).budgets
     figure.update_layout(
         title=title,
         template="plotly_white",
@@ -61,7 +68,8 @@ def front_html(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def _draw(figure: Any, group: pd.DataFrame) -> None:
+def _draw(figure: Any, standings: Standings) -> None:
+    group = standings.group
     searched = complete(group, "searched", "published")
     leading = front(searched)
     dots = {"color": TRIAL_COLOUR, "size": 6, "opacity": 0.5}
@@ -80,19 +88,30 @@ def _draw(figure: Any, group: pd.DataFrame) -> None:
             error_y=error,
         )
     )
+    searched_again, baselines_again, floor_again = confirmed_points(standings)
+    for rows, colour, name in (
+        (searched_again, FRONT_COLOUR, "searched: confirmed"),
+        (baselines_again, FLOOR_COLOUR, "best baseline: confirmed"),
+    ):
+        if len(rows):
+            error = {"type": "data", "array": rows["fid_se"].tolist(), "color": colour}
+            marker = {"size": 8, "color": colour, "symbol": "diamond"}
+            figure.add_trace(_trace(rows, name, mode="markers", marker=marker, error_y=error))
     floor = complete(group, "floor").head(1)
-    if len(floor):
-        # Drawn as a trace, from one end of the data to the other: a line across the page has no hover.
-        ends = [float(group.drop(floor.index)["nfe"].min()), float(group.drop(floor.index)["nfe"].max())]
-        line = {"color": FLOOR_COLOUR, "dash": "dash", "width": 1.5}
-        row = floor.iloc[0]
-        words = f"floor: {row['method']}, {count(row['nfe'])} NFE"
-        trace = _trace(pd.concat([floor, floor]), words, mode="lines", line=line)
-        trace.x = ends
-        figure.add_trace(trace)
-        if row["fid"] > row["fid_se"]:
-            band = {"fillcolor": FLOOR_COLOUR, "opacity": 0.12, "line_width": 0}
-            figure.add_hrect(y0=row["fid"] - row["fid_se"], y1=row["fid"] + row["fid_se"], **band)
+    # From one end of the data to the other.
+    others = group.drop(floor.index)["nfe"]
+    ends = [float(others.min()), float(others.max())]
+    for rows, dash in ((floor, "dash"), (floor_again, "dot")):
+        for _, row in rows.iterrows():
+            words = f"floor: {row['method']}, {count(row['nfe'])} NFE" if dash == "dash" else "floor: confirmed"
+            # A trace, since a line across the page has no hover.
+            line = {"color": FLOOR_COLOUR, "dash": dash, "width": 1.5}
+            trace = _trace(pd.concat([rows, rows]), words, mode="lines", line=line)
+            trace.x = ends
+            figure.add_trace(trace)
+    for _, row in floor[floor["fid"] > floor["fid_se"]].iterrows():
+        band = {"fillcolor": FLOOR_COLOUR, "opacity": 0.12, "line_width": 0}
+        figure.add_hrect(y0=row["fid"] - row["fid_se"], y1=row["fid"] + row["fid_se"], **band)
 
 
 def _trace(rows: pd.DataFrame, name: str, **options: Any) -> Any:
@@ -110,7 +129,7 @@ def _hover(row: pd.Series[Any]) -> str:
     lines = [
         row["method"],
         row["name"],
-        f"FID {plain(row)}",
+        f"FID {plain(row)}" + (f", seeds from {row['first_seed']}" if row["role"] == "confirmed" else ""),
         f"NFE {count(row['nfe'])}, set-up {count(row['setup_nfe'])}",
     ]
     return "<br>".join(html.escape(str(line)) for line in dict.fromkeys([*lines, row["key"]]) if line)

@@ -8,18 +8,19 @@ from typing import Any
 
 import pandas as pd
 
-from reports.record import complete, natural
+from reports.record import complete, feasible, natural, ranked
 
 
 def front(frame: pd.DataFrame) -> pd.DataFrame:
-    """The scored rows that no other beats or equals in both NFE and FID, by rising NFE; of equal ones the first by key.
+    """The scored rows that no other beats or equals in both NFE and corrected FID, by rising NFE; of equals the first.
 
-    Rows are taken as they come: keep the floor, and what was measured otherwise (`reports.record.groups`), out of them.
+    Rows that exceed a constraint take no part. The rest is taken as it comes: keep the floor, confirmations, and what
+    was measured otherwise (`reports.record.groups`) out of it.
     """
-    held = complete(frame)
+    held = feasible(complete(frame))
     kept: list[int] = []
     lowest = math.inf
-    for at, fid in _ordered(held, "nfe", "fid"):
+    for at, fid in _ordered(held.assign(ranked=ranked(held)), "nfe", "ranked"):
         if fid < lowest:
             kept.append(at)
             lowest = fid
@@ -27,12 +28,15 @@ def front(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_at(frame: pd.DataFrame, budget: float) -> pd.Series[Any] | None:
-    """The scored row of lowest FID that costs at most `budget` evaluations; of equal ones the cheaper, then by key."""
-    held = complete(frame)
+    """The scored row of lowest corrected FID within `budget` evaluations; of equal ones the cheaper, then by key.
+
+    Rows that exceed a constraint take no part.
+    """
+    held = feasible(complete(frame))
     affordable = held[held["nfe"] <= budget]
     if affordable.empty:
         return None
-    return affordable.iloc[_ordered(affordable, "fid", "nfe")[0][0]]
+    return affordable.iloc[_ordered(affordable.assign(ranked=ranked(affordable)), "ranked", "nfe")[0][0]]
 
 
 def hypervolume(points: Iterable[tuple[float, float]], reference_point: tuple[float, float]) -> float:

@@ -5,6 +5,7 @@ Columns that are not in the record are empty, so that every other module may rel
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -13,19 +14,31 @@ from typing import Any
 import pandas as pd
 
 from pipeline import store
+from pipeline.comparison import Estimate
 from pipeline.registry import SpecError
 
 PAGE = 1000
-TEXT = ("key", "role", "state", "method", "plan", "reference", "benchmark_version", "revision", "same_as", "reason")
-NUMBERS = ("fid", "fid_se", "fid_corrected", "nfe", "setup_nfe", "images_per_s", "network_rows", "worker_seconds")
+TEXT = (
+    *("key", "role", "state", "method", "plan", "reference", "benchmark_version", "revision", "same_as", "reason"),
+    *("confirms", "stopped_at"),
+)
+NUMBERS = (
+    *("fid", "fid_se", "fid_corrected", "fid_infinity", "nfe", "setup_nfe", "setup_rows", "images_per_s"),
+    *("network_rows", "spent_rows", "worker_seconds"),
+    *("teacher_distance", "teacher_distance_se", "teacher_distance_pixels"),
+)
 COUNTS = ("budget", "images", "first_seed", "shard_images")
-COLUMNS = ("benchmark", "study", *TEXT, "front", *NUMBERS, *COUNTS, "terminal", "name", "run_id")
-# What makes two FIDs comparable.
-CONDITIONS = ("benchmark", "benchmark_version", "reference", "images", "first_seed")
+FLAGS = ("front", "feasible")
+COLUMNS = ("benchmark", "study", *TEXT, *FLAGS, *NUMBERS, "leave_one_out", *COUNTS, "terminal", "name", "run_id")
+# What makes two FIDs comparable; those of a confirmation are of other images and belong to what they confirm.
+MEASURE = ("benchmark", "benchmark_version", "reference")
+CONDITIONS = (*MEASURE, "images", "first_seed")
 
 
 def read(uri: str, experiment: str, study: str | None = None) -> pd.DataFrame:
     """One row a trial of the study, in the order of their keys; params as columns `params.<name>`.
+
+    The corrected FID of a rung is a column `fid_at_<images>`.
 
     Without `study` the experiment must hold one only; of several of that name the newest is read. A run of the
     experiment that is no trial is a row with role and state "foreign", a complete trial without a readable FID one with
@@ -79,13 +92,15 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A record from rows by hand: missing columns are added, types set, rows put in the order of their keys."""
     frame = pd.DataFrame(list(rows))
     frame = frame.reindex(columns=[*COLUMNS, *sorted(set(frame.columns) - set(COLUMNS))])
-    for name in NUMBERS:
+    for name in (*NUMBERS, *rung_columns(frame)):
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
     for name in COUNTS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("Int64")
     for name in ("benchmark", "study", *TEXT, "terminal", "name", "run_id"):
         frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
     frame["front"] = frame["front"].eq(True)
+    frame["feasible"] = ~frame["feasible"].isin((False, "false"))
+    frame["leave_one_out"] = pd.Series([_groups(held) for held in frame["leave_one_out"]], frame.index, dtype=object)
     unread = frame["state"].eq("complete") & ~(frame["fid"].notna() & frame["nfe"].notna())
     frame.loc[unread, "state"] = "broken"
     order = sorted(range(len(frame)), key=lambda i: (natural(frame["key"].iloc[i]), frame["run_id"].iloc[i]))
@@ -103,14 +118,74 @@ def complete(frame: pd.DataFrame, *roles: str) -> pd.DataFrame:
     return kept[kept["role"].isin(roles)] if roles else kept
 
 
+def feasible(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that exceed no constraint."""
+    return frame[frame["feasible"]]
+
+
+def rung_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns of FID at a rung, by growing number of images."""
+    found = [name for name in frame.columns if re.fullmatch(rf"{store.FID_AT}\d+", str(name))]
+    return sorted(found, key=rung_images)
+
+
+def rung_images(column: str) -> int:
+    """The number of images of such a column."""
+    return int(column.removeprefix(store.FID_AT))
+
+
+def estimate(row: pd.Series[Any]) -> Estimate:
+    """A row's FID as `pipeline.comparison` judges it; without leave-one-out values it can be told from no other."""
+    images = 0 if pd.isna(row["images"]) else int(row["images"])
+    return Estimate(images, float(row["fid"]), float(row["fid_se"]), float(row["fid_corrected"]), row["leave_one_out"])
+
+
+def same_images(a: pd.Series[Any], b: pd.Series[Any]) -> bool:
+    """Whether two rows were measured on the same shards of the same seeds, so that they are compared in pairs."""
+    names = (*CONDITIONS, "shard_images")
+    ours, theirs = ([None if pd.isna(row[name]) else row[name] for name in names] for row in (a, b))
+    return ours == theirs
+
+
+def ranked(frame: pd.DataFrame) -> pd.Series[Any]:
+    """What rows are ranked by, as `comparison.Estimate.ranked`: the corrected FID, or FID where there is none."""
+    return frame["fid_corrected"].where(frame["fid_corrected"].notna(), frame["fid"])
+
+
 def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
     """The scored rows, parted where they cannot be compared (`CONDITIONS`), the largest group first.
 
-    FID is biased by the number of images, so that two numbers of images are two tables.
+    FID is biased by the number of images, so that two numbers of images are two tables. Confirmations are left out:
+    `confirmations` finds those of a group.
     """
     kept = complete(frame)
+    kept = kept[kept["role"].ne("confirmed")]
     parts = [part for _, part in kept.groupby(list(CONDITIONS), dropna=False, sort=True)]
     return sorted(parts, key=len, reverse=True)
+
+
+def confirmations(frame: pd.DataFrame, group: pd.DataFrame) -> dict[str, pd.Series[Any]]:
+    """The confirmation of each row of a group, by the row's key: its own, or that of an equal plan."""
+    if group.empty:
+        return {}
+    held = complete(frame, "confirmed")
+    for name in MEASURE:
+        held = held[held[name].eq(group.iloc[0][name])]
+    rows = [row for _, row in held.iterrows()]
+    by_key = {row["confirms"]: row for row in rows}
+    by_plan = {row["plan"]: row for row in reversed(rows) if row["plan"]}
+    found = {key: by_key.get(key, by_plan.get(plan)) for key, plan in zip(group["key"], group["plan"], strict=True)}
+    return {key: row for key, row in found.items() if row is not None}
+
+
+def _groups(held: object) -> tuple[float, ...]:
+    """The leave-one-out values of a row; empty where there are none that can be read."""
+    try:
+        values = json.loads(held) if isinstance(held, str) else held
+        found = tuple(map(float, values)) if isinstance(values, list | tuple) else ()
+    except (ValueError, TypeError):
+        return ()
+    return found if all(map(math.isfinite, found)) else ()
 
 
 def _runs(client: Any, experiment_id: str, query: str = "") -> Iterable[Any]:
@@ -141,9 +216,11 @@ def _row(run: Any, experiment: str, study: str, parent: str) -> dict[str, Any]:
     row: dict[str, Any] = {name: tags.get(f"sigmasearch.{name}", "") for name in TEXT}
     row |= {"benchmark": experiment, "study": study, "name": tags.get(store.RUN_NAME, ""), "run_id": run.info.run_id}
     row |= {f"params.{name}": value for name, value in params.items()}
-    row |= {name: metrics.get(name) for name in NUMBERS if math.isfinite(metrics.get(name, math.nan))}
+    numbers = [*NUMBERS, *(name for name in metrics if name.startswith(store.FID_AT))]
+    row |= {name: metrics.get(name) for name in numbers if math.isfinite(metrics.get(name, math.nan))}
     row |= {name: params.get(name) for name in ("images", "first_seed", "shard_images")}
     row |= {"budget": tags.get(store.BUDGET), "terminal": params.get("terminal", "")}
+    row |= {"feasible": tags.get(store.FEASIBLE, ""), "leave_one_out": tags.get(store.LEAVE_ONE_OUT, "")}
     row["front"] = tags.get(store.FRONT) == "true"
     if tags.get(store.PARENT) != parent or not row["key"]:
         row |= {"role": "foreign", "state": "foreign", "front": False}

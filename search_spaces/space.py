@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 
+from pipeline.methods import Pair
 from pipeline.registry import SpecError
-from pipeline.sampler import Sampler, trace
-from pipeline.schedules import EDM, Given, Schedule
-from pipeline.sdm import Switch
-from pipeline.solvers import Solver
+from pipeline.sampler import Sampler
+from pipeline.schedules import SIGMA_MAX, SIGMA_MIN
 from pipeline.trial import TrialSpec
-from search_spaces.leaves import Leaf, ends_of, is_range, leaves, told_range
+from search_spaces.fewest import fewest_evaluations
+from search_spaces.leaves import Leaf, Place
+from search_spaces.pairs import point_of
+from search_spaces.settings import points_of, points_of_methods
+from search_spaces.tree import build, leaves, located, read_tree
 
 PARTS = ("solver", "schedule", "afs", "denoise_to_zero", "churn")
 
 
 class Space:
-    """Distributions by parameter name, and the way from drawn parameters to a trial's solver and schedule."""
+    """Distributions by parameter name, and the way from drawn parameters to a trial's solver and schedule.
+
+    A parameter inside a labelled choice is active where its label is drawn. A point of the space is the parameters that
+    are active there, and no others.
+    """
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         for key in tree:
@@ -35,37 +40,95 @@ class Space:
                 raise SpecError("has the wrong type", path=key, given=tree[key], allowed="a mapping with a name")
             if not {"name", "choices"} & set(tree[key]):
                 raise SpecError("is required and missing", path=f"{key}.name", allowed=f"the name of a {key}")
-        self._tree = dict(tree)
-        self.leaves = {leaf.name: leaf for leaf in leaves(self._tree, ())}
-        for leaf in self.leaves.values():
-            if leaf.share_of:
-                _check_share(leaf, _at(self._tree, leaf.path[:-1]))
+        self._tree = read_tree(tree, Place())
+        self.leaves: dict[str, Leaf] = {}
+        keys: dict[str, str] = {}
+        for leaf in leaves(self._tree):
+            key, where = leaf.place.key, leaf.place.where
+            if key in keys:
+                raise SpecError(f"has the name of the parameter at {keys[key]}", path=where, given=key)
+            keys[key] = where
+            self.leaves[leaf.name] = leaf
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Parameter name -> Optuna distribution."""
+        """Parameter name -> Optuna distribution, of every parameter, active or not."""
         return {name: leaf.distribution for name, leaf in self.leaves.items()}
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some parameters are active at some points only."""
+        return any(leaf.place.needs for leaf in self.leaves.values())
+
+    def draw(self, suggest: Callable[[str, BaseDistribution], Any]) -> dict[str, Any]:
+        """A point of the space: `suggest` gives each active parameter, a choice's before those inside it."""
+        params: dict[str, Any] = {}
+
+        def drawn(leaf: Leaf) -> Any:
+            params[leaf.name] = suggest(leaf.name, leaf.distribution)
+            return params[leaf.name]
+
+        build(self._tree, drawn)
+        return params
+
     def assemble(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The spec's parts at these parameters: solver, schedule, and of the loop's options those that the tree has."""
-        drawn = {leaf.path: _value(leaf, params[name]) for name, leaf in self.leaves.items()}
-        built = _fill(self._tree, (), drawn)
-        for leaf in self.leaves.values():
-            if leaf.share_of:
-                owner = built
-                for part in leaf.path[:-1]:
-                    owner = owner[part]
-                owner[leaf.path[-1]] *= owner[leaf.share_of]
-        return {"afs": False, **built}
+        """The spec's parts at these parameters: solver, schedule, and of the loop's options those that the tree has.
+
+        Parameters that are not active here are left alone.
+
+        Raises:
+            SpecError: an active parameter is missing, or lies outside its distribution.
+        """
+
+        def drawn(leaf: Leaf) -> Any:
+            if leaf.name not in params:
+                raise SpecError("is required and missing", path=leaf.name)
+            held = params[leaf.name]
+            if not leaf.holds(held):
+                raise SpecError("lies outside the space", path=leaf.name, given=held, allowed=leaf.span())
+            return held
+
+        return {"afs": False, **build(self._tree, drawn)}
+
+    def contains(self, params: Mapping[str, Any]) -> bool:
+        """Whether the parameters are a point of this space; those that are not active do not matter."""
+        try:
+            self.assemble(params)
+        except SpecError:
+            return False
+        return True
+
+    def setting(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The point as a published setting would say it: by key, values for indices and shares."""
+        built, active = self.assemble(params), self._active(params)
+        return {
+            leaf.place.key: params[name] if leaf.labelled else _at(built, leaf.place.path)
+            for name, leaf in self.leaves.items()
+            if name in active
+        }
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Parameters at their ends, every pair of them in every combination: what a wrong range shows up in."""
-        ends = {name: ends_of(leaf.distribution) for name, leaf in self.leaves.items()}
-        low = {name: values[0] for name, values in ends.items()}
-        yield low
-        for one, two in itertools.combinations_with_replacement(ends, 2):
-            for a, b in itertools.product(ends[one], ends[two]):
-                yield low | {one: a, two: b}
+        """Points at the ends of their parameters: what a wrong range shows up in.
+
+        Every pair of parameters that can be active together is there in every combination of its ends, the others at
+        their first.
+        """
+        seen = set()
+        first = {name: leaf.ends()[0] for name, leaf in self.leaves.items()}
+        for one, two in itertools.combinations_with_replacement(self.leaves.values(), 2):
+            for ends in itertools.product(one.ends(), two.ends()):
+                held = dict(zip((one.name, two.name), ends, strict=True))
+                # Where the two cannot be active together, this is a point of which the other pairs are seen anyway.
+                corner = self._active(first | dict([*one.place.needs, *two.place.needs]) | held)
+                if (point := tuple(corner.items())) not in seen:
+                    seen.add(point)
+                    yield corner
+        if not self.leaves:
+            yield {}
+
+    def _active(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters without those that are not active."""
+        return self.draw(lambda name, _: params[name])
 
     def check(self, benchmark: str) -> int | None:
         """Build the sampler at every corner, so that a wrong name, key or range fails before anything runs.
@@ -73,170 +136,56 @@ class Space:
         Returns:
             The smallest NFE that a point of the space can have; None where only a walk would tell the number of moves.
         """
-        samplers = [self._sampler(benchmark, params) for params in self.corners()]
-        moves = [_moves(sampler.schedule) for sampler in samplers]
-        if None in moves:
-            return None
-        # More moves never cost less, so the corners with the fewest are traced.
-        least = min(n for n in moves if n is not None)
-        ends = [end for sampler, n in zip(samplers, moves, strict=True) if n == least for end in _ends_of(sampler, n)]
-        different = {repr(end): end for end in ends}
-        return min(
-            len(trace(end.solver, end.schedule.sigmas().tolist(), afs=end.afs, churn=end.churn))
-            for end in different.values()
-        )
+        return fewest_evaluations([self._sampler(benchmark, params) for params in self.corners()])
 
     def _sampler(self, benchmark: str, params: Mapping[str, Any]) -> Sampler:
         built = self.assemble(params)
-        for key in ("afs", "denoise_to_zero"):
-            if not isinstance(built.get(key, False), bool):
-                raise SpecError("has the wrong type", path=key, given=built[key], allowed="true or false")
-        if not isinstance(built.get("churn"), Mapping | None):
-            raise SpecError("has the wrong type", path="churn", given=built["churn"], allowed="a mapping, or null")
         try:
+            for key in ("afs", "denoise_to_zero"):
+                if not isinstance(built.get(key, False), bool):
+                    raise SpecError("has the wrong type", path=key, given=built[key], allowed="true or false")
+            if not isinstance(built.get("churn"), Mapping | None):
+                allowed = "a mapping, or null"
+                raise SpecError("has the wrong type", path="churn", given=built["churn"], allowed=allowed)
             sampler = TrialSpec(benchmark=benchmark, **built).sampler()
         except SpecError as error:
-            raise self._within_choice(error, params) from None
-        for leaf in self.leaves.values():
-            self._check_whole(leaf, sampler)
+            where = located(self._tree, error.path, params)
+            raise SpecError(error.message, path=where, given=error.given, allowed=error.allowed) from None
+        for name in params:
+            _check_whole(self.leaves[name], sampler)
         return sampler
 
-    def _within_choice(self, error: SpecError, params: Mapping[str, Any]) -> SpecError:
-        """The error, with its path leading through the labelled choice that it is about."""
-        for name, leaf in self.leaves.items():
-            where = ".".join(leaf.path)
-            if leaf.choices is not None and (error.path == where or error.path.startswith(f"{where}.")):
-                inside = SpecError(
-                    error.message, given=error.given, allowed=error.allowed, path=error.path[len(where) + 1 :]
-                )
-                return inside.under(f"{where}.choices.{params[name]}")
-        return error
+    def points(
+        self,
+        setting: Mapping[str, Any],
+        budgets: Sequence[int] = (),
+        sigma_range: tuple[float, float] = (SIGMA_MIN, SIGMA_MAX),
+    ) -> list[dict[str, Any]]:
+        """The points of a published setting: values by key, or methods by name (see `search_spaces.settings`)."""
+        if "method" in setting:
+            return points_of_methods(self._tree, setting, budgets, sigma_range)
+        return points_of(self._tree, setting)
 
-    @staticmethod
-    def _check_whole(leaf: Leaf, sampler: Sampler) -> None:
-        """Refuse a range such as 0 to 3 for a field of real numbers: nothing between its whole numbers would be tried.
-
-        With a step the whole numbers are meant.
-        """
-        distribution = leaf.distribution
-        if not isinstance(distribution, IntDistribution) or leaf.stepped or len(leaf.path) != 2:
-            return
-        if distribution.low < distribution.high and isinstance(
-            getattr(getattr(sampler, leaf.path[0]), leaf.path[1], None), float
-        ):
-            raise SpecError(
-                "is a number, but a range with whole ends draws whole numbers only",
-                path=".".join(leaf.path),
-                given=f"{distribution.low} to {distribution.high}",
-                allowed=f"low: {float(distribution.low)}, high: {float(distribution.high)}, or the same with a step",
-            )
-
-    def points(self, setting: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The parameter points of a published setting; a value that is a list stands for each of its items.
-
-        A share is written as the value itself: eta_min, not eta_min / eta_max.
-        """
-        by_path = {".".join(leaf.path): leaf for leaf in self.leaves.values()}
-        for key in setting:
-            if key not in by_path:
-                raise SpecError("is not a searched parameter", path=key, given=key, allowed=sorted(by_path))
-        missing = sorted(set(by_path) - set(setting))
-        if missing:
-            raise SpecError("is required and missing", path=missing[0])
-        for key, value in setting.items():
-            if value == []:
-                raise SpecError("holds no value", path=key, given=value, allowed="a value, or a list of values")
-        axes = [value if isinstance(value, list) else [value] for value in setting.values()]
-        return [self._point(dict(zip(setting, values, strict=True)), by_path) for values in itertools.product(*axes)]
-
-    def _point(self, values: Mapping[str, Any], by_path: Mapping[str, Leaf]) -> dict[str, Any]:
-        point = {}
-        for key, value in values.items():
-            leaf = by_path[key]
-            if not leaf.share_of:
-                point[leaf.name] = _inside(leaf, key, value, 1.0)
-        for key, value in values.items():
-            leaf = by_path[key]
-            if leaf.share_of:
-                sibling = (*leaf.path[:-1], leaf.share_of)
-                # Checked above where it is searched, and by `_check_share` where it is fixed.
-                whole = values.get(".".join(sibling), _at(self._tree, sibling))
-                point[leaf.name] = _inside(leaf, key, value, whole)
-        return point
+    def point_of(self, pair: Pair) -> dict[str, Any]:
+        """The point at which the space is this solver on this schedule; a `SpecError` names what it lacks."""
+        return point_of(self._tree, pair)
 
 
-def _inside(leaf: Leaf, key: str, value: Any, whole: float) -> Any:
-    """The value as Optuna's parameter, for a share divided by the `whole`; a `SpecError` if it is not in its range."""
-    distribution, drawn = leaf.distribution, value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(distribution, FloatDistribution) and is_number:
-        drawn = float(value) / whole if whole else math.inf
-        # A share such as 0.01 / 0.4 may miss an end of its range by a rounding.
-        for end in (distribution.low, distribution.high):
-            drawn = end if math.isclose(drawn, end, rel_tol=1e-9) else drawn
-    elif isinstance(distribution, IntDistribution) and is_number and value == int(value):
-        drawn = int(value)
-    try:
-        fits = is_number or isinstance(distribution, CategoricalDistribution)
-        inside = fits and distribution._contains(distribution.to_internal_repr(drawn))
-    except (ValueError, TypeError):
-        inside = False
-    if not inside:
-        allowed = told_range(distribution, whole)
-        raise SpecError("lies outside the space", path=key, given="null" if value is None else value, allowed=allowed)
-    return drawn
+def _check_whole(leaf: Leaf, sampler: Sampler) -> None:
+    """Refuse a range such as 0 to 3 for a field of real numbers: nothing between its whole numbers would be tried.
 
-
-def _moves(schedule: Schedule) -> int | None:
-    if isinstance(schedule, Given):
-        return len(schedule.values) - 1
-    moves: int | None = getattr(schedule, "num_steps", None)
-    return moves
-
-
-def _ends_of(sampler: Sampler, moves: int) -> list[Sampler]:
-    """The sampler on a grid that needs no network, its switch at the first and past the last step.
-
-    How many evaluations a sampler makes depends on the number of its moves and on whether the last one goes to 0.
+    With a step, or as a list of values, the whole numbers are meant.
     """
-    zero = getattr(sampler.schedule, "final", "zero") != "sigma_min"
-    if isinstance(sampler.schedule, Given):
-        zero = sampler.schedule.values[-1] == 0
-    moves += sampler.denoise_to_zero
-    zero = zero or sampler.denoise_to_zero
-    solver, grid = sampler.solver, EDM(moves, final="zero" if zero else "sigma_min")
-    ends: list[Solver] = [solver]
-    if isinstance(solver, Switch) and solver.rule == "step" and solver.switch_at is None:
-        ends = [replace(solver, switch_at=at, tau_k=0.0) for at in (0, moves)]
-    return [replace(sampler, solver=end, schedule=grid, denoise_to_zero=False) for end in ends]
-
-
-def _check_share(leaf: Leaf, owner: Mapping[str, Any]) -> None:
-    """A share is of a sibling that is a number, fixed or drawn, and no share itself."""
-    possible = []
-    for key, item in owner.items():
-        fixed = isinstance(item, int | float) and not isinstance(item, bool)
-        if key != leaf.path[-1] and (fixed or (is_range(item) and "share_of" not in item)):
-            possible.append(str(key))
-    if leaf.share_of not in possible:
+    distribution, path = leaf.distribution, leaf.place.path
+    if not isinstance(distribution, IntDistribution) or leaf.stepped or leaf.values or len(path) != 2:
+        return
+    if distribution.low < distribution.high and isinstance(getattr(getattr(sampler, path[0]), path[1], None), float):
         raise SpecError(
-            "is no sibling with a number",
-            path=".".join((*leaf.path, "share_of")),
-            given=leaf.share_of,
-            allowed=sorted(possible),
+            "is a number, but a range with whole ends draws whole numbers only",
+            path=leaf.place.where,
+            given=f"{distribution.low} to {distribution.high}",
+            allowed=f"low: {float(distribution.low)}, high: {float(distribution.high)}, or the same with a step",
         )
-
-
-def _value(leaf: Leaf, drawn: Any) -> Any:
-    return leaf.choices[drawn] if leaf.choices is not None else drawn
-
-
-def _fill(value: Any, path: tuple[str, ...], drawn: Mapping[tuple[str, ...], Any]) -> Any:
-    if path in drawn:
-        return drawn[path]
-    if isinstance(value, Mapping):
-        return {str(key): _fill(item, (*path, str(key)), drawn) for key, item in value.items()}
-    return value
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

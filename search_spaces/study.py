@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from pipeline import benchmarks
@@ -17,21 +18,11 @@ from pipeline.methods import METHODS
 from pipeline.registry import SpecError
 from pipeline.trial import TrialSpec
 from pipeline.yaml_file import mistake, read
+from search_spaces.protocol import Confirm, Constraints, Optimizer, Rungs, check_unseen
 from search_spaces.space import Space
 
 # `sigmasearch report NAME` would not know which is meant.
 RESERVED = ("nfe",)
-
-
-class Optimizer(BaseModel):
-    """Which of Optuna's samplers proposes trials, and its seed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: Literal["tpe", "random", "nsga2", "qmc"] = "tpe"
-    seed: int = Field(default=0, ge=0)
-    # Random trials before tpe models anything, beside the published settings, which all lie in one corner of the space.
-    startup: int = Field(default=10, ge=0)
 
 
 class Pair(BaseModel):
@@ -58,6 +49,9 @@ class Study(BaseModel):
     workers: int = Field(default=2, ge=0)
     threads: int = Field(default=1, ge=1)
     optimizer: Optimizer = Optimizer()
+    rungs: Rungs | None = Rungs()  # None: every trial is scored on all images
+    confirm: Confirm | None = Confirm()  # None: nothing is confirmed
+    constraints: Constraints = Constraints()
     baselines: list[str] | Literal["all"] = "all"
     floor: Pair
     space: dict[str, Any]
@@ -72,6 +66,11 @@ class Study(BaseModel):
         if study in RESERVED:
             raise SpecError("is the name of a report of its own (`sigmasearch report`)", given=study, allowed="another")
         return study
+
+    @field_validator("rungs", "confirm", mode="before")
+    @classmethod
+    def _none(cls, given: object) -> object:
+        return None if given == "none" else given
 
     @field_validator("budgets")
     @classmethod
@@ -107,6 +106,11 @@ class Study(BaseModel):
             self.floor_spec().sampler()
         except SpecError as error:
             raise error.under("floor" if not error.path.startswith("shard_images") else "") from None
+        if self.rungs is not None:
+            self.rungs.check(self.images, self.shard_images)
+        confirmed = self.confirm_spec(self.floor.model_dump())
+        if confirmed is not None:
+            check_unseen(self.floor_spec(), confirmed)
         try:
             self._space = Space(self.space)
             fewest = self._space.check(self.benchmark)
@@ -120,13 +124,24 @@ class Study(BaseModel):
                 given=self.budgets[-1],
                 allowed=f"{fewest} or more, or fewer moves in the space",
             )
+        benchmark = benchmarks.load(self.benchmark)
         self._points = []
         for i, setting in enumerate(self.published):
             try:
-                self._points += self._space.points(setting)
+                self._points += self._space.points(setting, self.budgets, (benchmark.sigma_min, benchmark.sigma_max))
             except SpecError as error:
                 raise error.under(f"published[{i}]") from None
         return self
+
+    @property
+    def teacher_images(self) -> int:
+        """How many images the teacher's rung takes; 0 where there is none."""
+        return 0 if self.rungs is None else self.rungs.teacher_of(self.images)
+
+    @property
+    def rung_images(self) -> list[int]:
+        """The rungs of FID, growing; the last is all of the study's images."""
+        return [*([] if self.rungs is None else self.rungs.below(self.images, self.shard_images)), self.images]
 
     @property
     def baseline_names(self) -> list[str]:
@@ -137,6 +152,10 @@ class Study(BaseModel):
     def parsed_space(self) -> Space:
         """The space as distributions."""
         return self._space
+
+    def draw(self, suggest: Callable[[str, BaseDistribution], Any]) -> dict[str, Any]:
+        """The parameters of a point of the space, each as `suggest` draws it."""
+        return self._space.draw(suggest)
 
     @property
     def published_points(self) -> list[dict[str, Any]]:
@@ -157,10 +176,42 @@ class Study(BaseModel):
         """The fine solve, on the trials' own images: no sampler's FID can be expected to lie below it."""
         return self.spec(self.floor.model_dump())
 
+    def confirm_spec(self, pair: Mapping[str, Any]) -> TrialSpec | None:
+        """The same on seeds that the search never sees; None where nothing is confirmed.
+
+        Raises:
+            SpecError: seeds or images that do not fit.
+        """
+        if self.confirm is None:
+            return None
+        try:
+            return TrialSpec(
+                benchmark=self.benchmark,
+                images=self.images if self.confirm.images is None else self.confirm.images,
+                first_seed=self.confirm.first_seed,
+                shard_images=self.shard_images,
+                **pair,
+            )
+        except SpecError as error:
+            raise error.under("confirm") from None
+
     def identity(self) -> dict[str, Any]:
         """What makes two studies the same one: results under one identity may be compared and continued."""
-        keys = ("study", "benchmark", "budgets", "images", "shard_images", "first_seed", "floor", "space")
-        return {key: self.model_dump()[key] for key in keys}
+        keys = (
+            "study",
+            "benchmark",
+            "budgets",
+            "images",
+            "shard_images",
+            "first_seed",
+            "floor",
+            "space",
+            "constraints",
+        )
+        rungs: dict[str, Any] = {"teacher": self.teacher_images, "images": self.rung_images}
+        if self.rungs is not None:
+            rungs |= {"slack": self.rungs.slack, "confidence": self.rungs.confidence}
+        return {key: self.model_dump()[key] for key in keys} | {"rungs": rungs}
 
     @property
     def fingerprint(self) -> str:

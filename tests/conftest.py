@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.cluster import RayPool
+from pipeline.cluster import RayPool, start_ray
 from search_spaces import Study
 
 SMALL = {
@@ -18,17 +18,18 @@ SMALL = {
     "baselines": ["ddim", "heun"],
     "floor": {"solver": {"name": "heun"}, "schedule": {"name": "edm", "num_steps": 12}},
     "space": {
-        "solver": {"name": "switch", "tau_k": {"low": 1e-3, "high": 10.0, "log": True}},
+        "solver": {"name": "switch", "tau_k": {"low": 1e-3, "high": 10.0, "log": True}, "calibration_images": 16},
         "schedule": {
             "name": "sdm",
             "num_steps": {"low": 2, "high": 4},
             "base_steps": 10,
-            "eta_max": {"low": 0.01, "high": 0.1, "log": True},
+            "eta_max": {"low": 1e-6, "high": 1e-5, "log": True},
             "eta_min": {"share_of": "eta_max", "low": 0.1, "high": 1.0},
+            "calibration_images": 16,
         },
     },
     "published": [
-        {"solver.tau_k": 0.1, "schedule.num_steps": [2, 3], "schedule.eta_max": 0.05, "schedule.eta_min": 0.01}
+        {"solver.tau_k": 0.1, "schedule.num_steps": [2, 3], "schedule.eta_max": 5e-6, "schedule.eta_min": 1e-6}
     ],
 }
 
@@ -43,7 +44,7 @@ def no_foreign_store(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_study():
     def make(**changes):
         return Study.model_validate(SMALL | changes)
@@ -53,7 +54,9 @@ def small_study():
 
 @pytest.fixture(scope="session")
 def ray_pool():
-    """Two workers on gmm. Tests leave it as they found it: no tasks queued."""
+    """Two workers on gmm, and room for a third of a test's own. Tests leave it as they found it: no tasks queued."""
+    start_ray(workers=3, threads=1)
     pool = RayPool("gmm", workers=2)
     yield pool
     pool.close()
+    pool._ray.shutdown()

@@ -65,7 +65,16 @@ def test_the_mixture_has_an_exact_reference():
     mixture = load("gmm")
     assert mixture.reference.n is None
     torch.testing.assert_close(torch.from_numpy(mixture.reference.mean), mixture.model.mean)
-    assert abs(sum(mixture.model.weights) - 1) < 1e-12
+    torch.testing.assert_close(torch.from_numpy(mixture.reference.covariance), mixture.model.covariance)
+
+
+def test_the_mixture_is_what_its_card_says():
+    mixture = load("gmm")
+    assert (mixture.version, mixture.shape) == (2, (1, 12, 12))
+    assert (mixture.model.patches, len(mixture.model.mixture.means)) == (36, 27)
+    denoise, x = mixture.denoiser(), noise(range(3), mixture.shape)
+    for sigma in (80.0, 1.0, 0.01, 0.002):
+        assert denoise(mixture.model.draw(3, 0) + sigma * x, sigma).isfinite().all()
 
 
 def test_a_path_is_a_benchmark_too(content, tmp_path):

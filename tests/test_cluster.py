@@ -5,13 +5,18 @@ import ipaddress
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.cluster import Failure, InProcessPool, Task, open_pool
+from pipeline import benchmarks
+from pipeline.cluster import InProcessPool, RayPool, open_pool
 from pipeline.registry import SpecError
-from pipeline.trial import Prepared, ShardResult, TrialSpec
+from pipeline.teacher import compare, teach
+from pipeline.trial import Prepared, TrialSpec, prepare
+from pipeline.worker import Compared, Evaluated, Failure, Task
+from tests.spied_search import RUNGS, run, values
 
 SPEC = TrialSpec("gmm", {"name": "heun"}, {"name": "edm", "num_steps": 6}, images=400, shard_images=50)
 
@@ -32,13 +37,13 @@ def shards(pool, key="t"):
     ((_, prepared),) = drain(pool, 1)
     assert isinstance(prepared, Prepared)
     for i, seeds in enumerate(SPEC.shards()):
-        pool.submit(Task(key, (0, i), SPEC, prepared.plan, seeds))
+        pool.submit(Task(key, (0, i), SPEC, prepared.plan, seeds, "evaluate"))
     return prepared
 
 
 def moments(answers):
-    assert all(isinstance(outcome, ShardResult) for _, outcome in answers), answers
-    return {task.seeds.start: outcome.moments.to_json() for task, outcome in answers}
+    assert all(isinstance(outcome, Evaluated) for _, outcome in answers), answers
+    return {task.seeds.start: [shard.moments.to_json() for shard in outcome.shards] for task, outcome in answers}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,58 @@ def test_a_killed_worker_loses_nothing(ray_pool, expected):
     # The worker comes back: both answer again.
     shards(ray_pool)
     assert moments(drain(ray_pool, len(SPEC.shards()))) == expected
+
+
+def all_up(pool):
+    """Wait for the workers that a test has killed."""
+    deadline = time.monotonic() + 120
+    while not all(pool._up):
+        assert time.monotonic() < deadline, "a worker did not come back"
+        assert pool.next(timeout=1.0) is None
+
+
+def distances(pool, plan, count=6):
+    """The plan's distance to the teacher that the pool shares, as `count` tasks tell it."""
+    for i in range(count):
+        pool.submit(Task("t", (0, i), SPEC, plan, what="compare"))
+    outcomes = [outcome for _, outcome in drain(pool, count)]
+    assert all(isinstance(outcome, Compared) for outcome in outcomes), outcomes
+    return {outcome.distance for outcome in outcomes}
+
+
+def test_every_worker_has_the_teacher_and_one_that_was_killed_has_it_again(ray_pool):
+    gmm = benchmarks.load("gmm")
+    plan, fine = (prepare(replace(SPEC, schedule={"name": "edm", "num_steps": n}), gmm).plan for n in (6, 20))
+    teacher, _ = teach(fine, gmm, range(40))
+    expected, _ = compare(plan, gmm, teacher)
+    all_up(ray_pool)
+    ray_pool.share(teacher)
+    assert distances(ray_pool, plan) == {expected}
+    pids = ray_pool._ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in ray_pool._actors])
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert distances(ray_pool, plan) == {expected}
+    all_up(ray_pool)
+    held = ray_pool._ray.get([actor.__ray_call__.remote(lambda self: self.teacher) for actor in ray_pool._actors])
+    assert all(each.samples.equal(teacher.samples) for each in held)
+
+
+def test_a_search_with_one_ray_worker_repeats_exactly(ray_pool, small_study):
+    """And ends as one in this process does, but for the order in which trials overlap."""
+    study, ends = small_study(rungs=RUNGS, trials=10, confirm=None), []
+    pool = RayPool("gmm", workers=1)
+    closing, pool.close = pool.close, lambda: None
+    try:
+        for _ in range(2):
+            ends.append(run(None, study, pool=pool).records)
+    finally:
+        closing()
+    first, second = ends
+    assert values(first) == values(second)
+    assert {r.state for r in first} == {"complete", "pruned"}
+    here = values(run(None, study).records)
+    measured = [r.key for r in first if r.role in ("floor", "baseline", "published")]
+    assert {key: values(first)[key] for key in measured} == {key: here[key] for key in measured}
 
 
 def listening(word):

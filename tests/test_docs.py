@@ -24,6 +24,7 @@ SMALL = {
     "shard_images": 20,
     "workers": 0,
     "budgets": [3, 6, 16],
+    "rungs": {"teacher": 40},
     "baselines": ["ddim", "unipc_3"],
     "floor": {"solver": {"name": "heun"}, "schedule": {"name": "edm", "num_steps": 12}},
 }

@@ -201,7 +201,10 @@ def test_jackknife_by_hand():
     rows, reference = features(0, 120, 5), Reference.of(Moments.of(features(1, 900, 5)))
     parts = np.split(rows, 6)
     left = [fidelity_to(np.concatenate(parts[:k] + parts[k + 1 :]), reference) for k in range(6)]
-    fid, se, corrected = jackknife([Moments.of(part) for part in parts], reference)
+    score = jackknife([Moments.of(part) for part in parts], reference)
+    fid, se, corrected = score.fid, score.se, score.corrected
+    assert score.images == 120
+    assert score.leave_one_out == pytest.approx(left, rel=1e-9)
     assert fid == pytest.approx(fidelity_to(rows, reference), rel=1e-12)
     assert se == pytest.approx(math.sqrt(5 / 6 * np.square(left - np.mean(left)).sum()), rel=1e-9)
     assert corrected == pytest.approx(6 * fid - 5 * np.mean(left), rel=1e-9)
@@ -221,7 +224,7 @@ def test_jackknife_tells_the_spread_and_removes_the_bias():
     for _ in range(repeats):
         rows = mean + scales * rng.normal(size=(shards, size, dim))
         estimates.append(jackknife([Moments.of(part) for part in rows], reference))
-    fids, ses, corrected = (np.array(column) for column in zip(*estimates, strict=True))
+    fids, ses, corrected = (np.array([getattr(e, name) for e in estimates]) for name in ("fid", "se", "corrected"))
     assert np.sqrt(np.square(ses).mean()) == pytest.approx(fids.std(ddof=1), rel=0.25)
     standard_error = corrected.std(ddof=1) / math.sqrt(repeats)
     assert abs(corrected.mean() - truth) < 4 * standard_error

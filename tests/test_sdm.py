@@ -12,7 +12,7 @@ import torch
 from pipeline.denoiser import Meter
 from pipeline.registry import SpecError
 from pipeline.resampling import resample
-from pipeline.sampler import Recorded, Sampler, trace
+from pipeline.sampler import Learned, Sampler, trace
 from pipeline.schedules import SCHEDULES
 from pipeline.sdm import SDM, Switch
 from pipeline.wasserstein import Walk, measured_eta
@@ -77,7 +77,7 @@ def test_placing_gives_the_sigmas_and_what_the_walk_behind_them_cost(num_steps, 
     schedule = SDM(num_steps, 5e-4, 2e-3, mover=mover, calibration_images=32)
     meter, again = Meter(MIXTURE), Meter(MIXTURE)
     sigmas, steps = schedule.place(meter, BATCH)
-    assert isinstance(schedule, Recorded)
+    assert isinstance(schedule, Learned)
     assert torch.equal(sigmas, schedule.sigmas(again, BATCH))
     assert meter.calls == again.calls
     assert steps == schedule.walk.path(MIXTURE, BATCH)

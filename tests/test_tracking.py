@@ -8,10 +8,11 @@ import pytest
 
 from pipeline import store
 from pipeline.card import SCHEMA, card, read_card, write_card
+from pipeline.evidence import Evidence
 from pipeline.registry import SpecError
+from pipeline.result import TrialRecord, TrialResult
 from pipeline.tracking import Record, server_command, store_uri
-from pipeline.trial import TrialRecord, TrialResult
-from tests.synthetic_study import record, result, small_study
+from tests.synthetic_study import record, result, score, small_study
 
 # MLflow 3.17 asks SQLAlchemy for a loader that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -119,6 +120,37 @@ def test_a_trial_that_comes_to_a_result_later_replaces_its_entry(opened):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["fid"] == 0.2
     assert "searched.q" not in run.data.params
+
+
+@pytest.mark.parametrize("params", [{}, {"q": 0.1}])
+@pytest.mark.parametrize("end", ["scored", "failed", "dominated"])
+def test_a_trial_that_waited_is_in_the_end_what_became_of_it(uri, opened, request, params, end):
+    half = dataclasses.replace(score(0.4, 0.002), images=4000)
+    evidence = Evidence(result(4, 0.3).plan.digest, 4, scores=(half,))
+    waits = TrialRecord(
+        "searched/0", "searched", "pruned", "SDM", params=params, reason="waits for its last rung",
+        evidence=evidence, waiting=True,
+    )  # fmt: skip
+    opened.log(waits)
+    first = children(opened)["searched/0"]
+    assert (first.info.status, first.data.tags[store.STOPPED_AT]) == ("KILLED", "4000")
+    assert first.data.metrics["fid_at_4000"] == 0.39
+    scored = dataclasses.replace(record("searched/0", 4, 0.3, method="SDM", params=params), evidence=evidence)
+    ended, status = {
+        "scored": (scored, "FINISHED"),
+        "failed": (dataclasses.replace(waits, state="failed", reason="boom", waiting=False), "FAILED"),
+        "dominated": (dataclasses.replace(waits, reason="stopped at 4000 images", waiting=False), "KILLED"),
+    }[end]
+    again = Record.open(uri, EXPERIMENT, request.node.name, "f00d")
+    assert again.log(ended)
+    run = children(again)["searched/0"]
+    assert run.info.status == status
+    assert run.data.tags[store.STATE] == ended.state
+    assert run.data.tags.get(store.REASON, "") == ended.reason
+    assert run.data.tags.get(store.STOPPED_AT) == ("4000" if end == "dominated" else None)
+    assert run.data.metrics.get("fid") == (0.3 if end == "scored" else None)
+    assert run.data.metrics["fid_at_4000"] == 0.39
+    assert not again.log(ended)
 
 
 def test_a_run_cut_short_is_written_again(uri, opened):

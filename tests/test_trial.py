@@ -1,9 +1,8 @@
-"""A trial as three functions of its spec, on the Gaussian mixture with 200 images."""
+"""A trial's spec, and what is made of it: prepare and evaluate, on the Gaussian mixture with 200 images."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 
@@ -12,11 +11,10 @@ import pytest
 import torch
 
 from pipeline.benchmarks import load
-from pipeline.card import card
+from pipeline.metrics.moments import Moments
 from pipeline.noise import CALIBRATION_SEEDS, noise
-from pipeline.plan import Plan
 from pipeline.registry import SpecError
-from pipeline.trial import NotFiniteError, TrialResult, TrialSpec, describe, evaluate, finish, prepare
+from pipeline.trial import BATCH_IMAGES, NotFiniteError, TrialSpec, evaluate, prepare
 
 EDM_5 = {"name": "edm", "num_steps": 5}
 HEUN = {"name": "heun"}
@@ -37,7 +35,7 @@ def parts(gmm):
     """A spec, made ready, and its shards."""
     asked = spec(first_seed=1000)
     ready = prepare(asked, gmm)
-    return asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()]
+    return asked, ready, [shard for seeds in asked.shards() for shard in evaluate(ready.plan, gmm, seeds)]
 
 
 def through_json(value):
@@ -119,6 +117,11 @@ def test_a_mistake_in_the_pair_names_the_way_to_it(fields, path):
     assert caught.value.path == path
 
 
+def test_a_single_shard_is_refused_since_it_has_no_error():
+    with pytest.raises(SpecError, match=r"shard_images: is out of range, given 200; allowed: 1 to 100"):
+        spec(shard_images=200)
+
+
 # Prepare ---------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +138,7 @@ def test_set_up_rows_are_counted_at_the_network(gmm):
     assert (ready.setup_rows, ready.setup_nfe) == (5 * 16, 5.0)
     assert ready.solver["switch_at"] in range(6)
 
-    sdm = {"name": "sdm", "num_steps": 5, "eta_min": 0.001, "eta_max": 0.01, "calibration_images": 32}
+    sdm = {"name": "sdm", "num_steps": 5, "eta_min": 1e-6, "eta_max": 1e-5, "calibration_images": 32}
     learned = prepare(spec(schedule=sdm), gmm)
     assert learned.setup_nfe == learned.setup_rows / 32
     assert learned.setup_rows % 32 == 0
@@ -186,13 +189,32 @@ def test_a_shard_counts_what_reached_the_network(parts):
 
 
 def test_an_image_is_the_same_in_any_shard(gmm, parts):
-    from pipeline.metrics.moments import Moments
-
     _, ready, shards = parts
-    whole = evaluate(ready.plan, gmm, range(1000, 1200)).moments
+    (whole,) = evaluate(ready.plan, gmm, range(1000, 1200))
     merged = Moments.merge([shard.moments for shard in shards])
-    np.testing.assert_allclose(merged.mean, whole.mean, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(merged.scatter, whole.scatter, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(merged.mean, whole.moments.mean, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(merged.scatter, whole.moments.scatter, rtol=1e-5, atol=1e-4)
+
+
+def test_a_batch_gives_each_of_its_shards(gmm, parts):
+    asked, ready, shards = parts
+    together = evaluate(ready.plan, gmm, range(1000, 1200), 50)
+    assert [shard.seeds for shard in together] == asked.shards()
+    assert [shard.rows for shard in together] == [shard.rows for shard in shards]
+    for one, other in zip(together, shards, strict=True):
+        np.testing.assert_allclose(one.moments.mean, other.moments.mean, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(one.moments.scatter, other.moments.scatter, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("images", "shard_images"), [(8000, 400), (1200, 600), (1500, 500), (1000, 100), (40, 8)])
+def test_batches_are_runs_of_whole_shards_and_cover_what_is_asked_once(images, shard_images):
+    asked = spec(images=images, shard_images=shard_images, first_seed=7)
+    for start in (0, shard_images):
+        batches = asked.batches(start, images - shard_images)
+        assert [seed for batch in batches for seed in batch] == list(range(7 + start, 7 + images - shard_images))
+        assert all(len(batch) % shard_images == 0 for batch in batches)
+        assert all(len(batch) <= max(BATCH_IMAGES, shard_images) for batch in batches)
+    assert len(asked.batches()) <= math.ceil(images / max(shard_images, BATCH_IMAGES // 2))
 
 
 @pytest.mark.parametrize("factor", [1e308, 1e39, -1e308])
@@ -216,111 +238,9 @@ def test_one_bad_sample_is_enough(gmm):
 
             return denoise
 
+        def features(self, samples):
+            raise AssertionError("what is not finite has no features")
+
     plan = prepare(spec(), gmm).plan
     with pytest.raises(NotFiniteError, match="1 of 10 samples"):
         evaluate(plan, Broken(), range(10))
-
-
-# Finish ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_order_in_which_shards_end_does_not_matter(gmm, parts):
-    asked, ready, shards = parts
-    expected = json.dumps(finish(asked, ready, shards, gmm).to_json())
-    for order in itertools.permutations(shards):
-        assert json.dumps(finish(asked, ready, order, gmm).to_json()) == expected
-
-
-@pytest.mark.parametrize("wrong", ["missing", "twice", "foreign", "none"])
-def test_shards_that_are_not_those_of_the_spec_are_refused(gmm, parts, wrong):
-    asked, ready, shards = parts
-    given = {
-        "missing": shards[:-1],
-        "twice": [*shards, shards[0]],
-        "foreign": [*shards[:-1], dataclasses.replace(shards[-1], seeds=range(50))],
-        "none": [],
-    }[wrong]
-    with pytest.raises(ValueError, match="not those of the spec"):
-        finish(asked, ready, given, gmm)
-
-
-def test_the_result_says_what_was_measured(gmm, parts):
-    asked, ready, shards = parts
-    result = finish(asked, ready, shards, gmm)
-    assert result.nfe == len(result.plan) == 9
-    assert result.rows == 9 * 200
-    assert result.setup_nfe == 0
-    assert result.seconds == sum(shard.seconds for shard in shards)
-    assert result.images_per_second == pytest.approx(200 / result.seconds)
-    assert (result.reference_hash, result.model_hash) == (gmm.reference_hash, gmm.model_hash)
-    assert 0 < result.fid_corrected < result.fid
-    assert 0 < result.fid_se < result.fid
-
-
-def test_more_evaluations_score_better_on_the_same_seeds(gmm):
-    results = []
-    for steps in (5, 40):
-        asked = spec(solver={"name": "euler"}, schedule={"name": "edm", "num_steps": steps})
-        ready = prepare(asked, gmm)
-        results.append(finish(asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()], gmm))
-    few, many = results
-    assert (few.nfe, many.nfe) == (5, 40)
-    assert many.fid + many.fid_se < few.fid
-
-
-def test_a_single_shard_is_refused_since_it_has_no_error():
-    with pytest.raises(SpecError, match=r"shard_images: is out of range, given 200; allowed: 1 to 100"):
-        spec(shard_images=200)
-
-
-def test_a_result_survives_json_to_the_last_bit(gmm, parts):
-    asked, ready, shards = parts
-    result = finish(asked, ready, shards, gmm)
-    again = TrialResult.from_json(through_json(result.to_json()))
-    assert again == result
-    assert again.plan == result.plan
-    assert isinstance(again.plan, Plan)
-    assert json.dumps(again.to_json()) == json.dumps(result.to_json())
-
-
-# In words --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("solver", "schedule", "words"),
-    [
-        ({"name": "heun"}, EDM_5, "heun · edm 5"),
-        ({"name": "unipc", "order": 3}, EDM_5, "unipc-3 · edm 5"),
-        ({"name": "switch"}, EDM_5, "euler>heun · edm 5"),
-        ({"name": "switch", "switch_at": 3}, EDM_5, "euler>heun@3 · edm 5"),
-        ({"name": "switch", "switch_at": 0}, EDM_5, "euler>heun@0 · edm 5"),
-        ({"name": "switch", "rule": "cosine", "switch_at": 3}, EDM_5, "euler>heun cosine · edm 5"),
-        ({"name": "switch", "low": {"name": "ipndm", "order": 2}, "high": HEUN}, EDM_5, "ipndm-2>heun · edm 5"),
-        ({"name": "switch", "low": HEUN, "high": HEUN}, EDM_5, "heun · edm 5"),
-        (HEUN, {"name": "given", "values": [1.0, 0.0]}, "heun · given"),
-        (HEUN, {"name": "sdm", "num_steps": None}, "heun · sdm"),
-    ],
-)
-def test_a_method_in_a_few_words(solver, schedule, words):
-    assert describe(spec(solver=solver, schedule=schedule)) == words
-
-
-def test_a_result_is_described_by_what_was_decided(gmm):
-    asked = spec(solver={"name": "switch", "switch_at": None, "tau_k": 0.0, "calibration_images": 4})
-    ready = prepare(asked, gmm)
-    result = finish(asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()], gmm)
-    assert describe(asked) == "euler>heun · edm 5"
-    assert describe(result) == "euler>heun@0 · edm 5"
-
-
-def test_a_scored_trial_keeps_the_walk_behind_its_schedule(gmm):
-    sdm = {"name": "sdm", "num_steps": 4, "eta_min": 0.001, "eta_max": 0.01, "calibration_images": 16}
-    asked = spec(solver={"name": "euler"}, schedule=sdm)
-    ready = prepare(asked, gmm)
-    result = finish(asked, ready, [evaluate(ready.plan, gmm, seeds) for seeds in asked.shards()], gmm)
-    assert len(result.walk) == len(ready.walk) > 1
-    told = card(result)["walk"]
-    assert told["kept"] == [eta <= allowed for eta, allowed in zip(told["eta"], told["allowed"], strict=True)]
-    assert TrialResult.from_json(json.loads(json.dumps(result.to_json()))) == result
-    old = {key: value for key, value in result.to_json().items() if key != "walk"}
-    assert TrialResult.from_json(old).walk == ()

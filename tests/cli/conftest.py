@@ -32,7 +32,7 @@ def visits(root):
             ran,
             {name: (report / name).read_bytes() for name in TABLES},
             {path.name: path.read_bytes() for path in front.glob("*.json")},
-            mlflow_runs(f"sqlite:///{root / 'runs' / 'mlflow.db'}"),
+            *mlflow_runs(f"sqlite:///{root / 'runs' / 'mlflow.db'}"),
             json.loads(ran.out) if "--json" in options else {},
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import typer
 
 import search_spaces
-from pipeline import cli
+from pipeline import cli, store
 
 TINY = Path(__file__).parent.parent / "data" / "tiny.yaml"
 SHIPPED = sorted(path.stem for path in Path(search_spaces.__file__).parent.glob("*.yaml"))
@@ -75,14 +76,17 @@ class Visit:
     tables: dict[str, bytes]
     cards: dict[str, bytes]
     runs: dict[str, int]
+    roles: Counter[str]
     told: dict = field(default_factory=dict)
 
 
 def mlflow_runs(uri):
+    """When each run ended, by its id, and how many trials of each role there are."""
     from mlflow import MlflowClient
     from mlflow.entities import ViewType
 
     client = MlflowClient(tracking_uri=uri)
     (experiment,) = [e for e in client.search_experiments() if e.name != "Default"]
     runs = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
-    return {run.info.run_id: run.info.end_time for run in runs}
+    roles = Counter(run.data.tags[store.ROLE] for run in runs if store.ROLE in run.data.tags)
+    return {run.info.run_id: run.info.end_time for run in runs}, roles

@@ -35,8 +35,10 @@ def test_a_search_leaves_its_run_directory(visits, runs):
     assert {"study.json", "study.db", "report", "front"} <= names
     for name in ("front.png", "front.svg", "front.html", *TABLES):
         assert (runs / "tiny" / "report" / name).stat().st_size > 100
-    # 1 floor, 2 baselines at 2 budgets, 6 trials, and the study itself.
-    assert len(visits[0].runs) == 12
+    roles = visits[0].roles.copy()
+    assert roles.pop("confirmed") > 0
+    assert roles == {"floor": 1, "baseline": 4, "published": 2, "searched": 4}
+    assert len(visits[0].runs) == visits[0].roles.total() + 1, "and the study itself"
 
 
 def test_the_table_names_the_baselines_and_the_search(visits):
@@ -49,7 +51,7 @@ def test_json_is_all_that_stdout_holds(visits):
     told = visits[1].told
     assert told["study"] == "tiny"
     assert told["benchmark"] == "gmm"
-    assert sum(told["trials"].values()) == 11
+    assert sum(told["trials"].values()) == visits[1].roles.total()
     assert [budget["budget"] for budget in told["budgets"]] == [3, 5]
     assert told["front"] == sorted(told["front"], key=lambda row: row["nfe"])
     fids = [row["fid"] for row in told["front"]]
@@ -70,9 +72,9 @@ def test_the_same_command_adds_nothing(visits):
 
 def test_more_trials_continue_the_study(visits):
     _, again, more = visits
-    assert more.told["new_trials"] == 2
-    assert sum(more.told["trials"].values()) == 13
-    assert len(more.runs) == 14
+    assert more.roles["searched"] == again.roles["searched"] + 2
+    assert more.told["new_trials"] == more.roles.total() - again.roles.total()
+    assert sum(more.told["trials"].values()) == more.roles.total()
     assert set(again.runs) < set(more.runs)  # every earlier run is still the same run
     for before, after in zip(again.told["budgets"], more.told["budgets"], strict=True):
         assert after["baseline"] == before["baseline"]
@@ -97,17 +99,17 @@ def test_a_report_from_the_record_alone_has_the_same_bytes(visits, runs, elsewhe
         assert copies[name] == (runs / "tiny" / "report" / name).read_bytes()
 
 
-def test_a_report_for_a_script(runs, elsewhere):
+def test_a_report_for_a_script(visits, runs, elsewhere):
     told = json.loads(done("report", "tiny", "--benchmark", "gmm", "--runs", runs, "--json").out)
     assert told["study"] == "tiny"
-    assert told["trials"] == 13
+    assert told["trials"] == visits[2].roles.total()
     assert all((elsewhere / name).is_file() for name in told["files"])
     assert len(told["files"]) == 6
 
 
-def test_the_store_may_be_named_by_its_variable(runs, monkeypatch):
+def test_the_store_may_be_named_by_its_variable(visits, runs, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
-    assert json.loads(done("report", "tiny", "--json").out)["trials"] == 13
+    assert json.loads(done("report", "tiny", "--json").out)["trials"] == visits[2].roles.total()
 
 
 def test_a_card_scores_what_the_search_said_of_it(runs):

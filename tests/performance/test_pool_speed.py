@@ -7,8 +7,9 @@ import statistics
 import time
 
 from pipeline.benchmarks import load
-from pipeline.cluster import Task, open_pool
-from pipeline.trial import ShardResult, TrialSpec, prepare
+from pipeline.cluster import open_pool
+from pipeline.trial import TrialSpec, prepare
+from pipeline.worker import Evaluated, Task
 
 ROUNDS = 3
 
@@ -16,7 +17,7 @@ ROUNDS = 3
 def tasks():
     spec = TrialSpec("digits-kde", {"name": "heun"}, {"name": "edm", "num_steps": 9}, images=12_000, shard_images=400)
     plan = prepare(spec, load("digits-kde")).plan
-    return [Task(f"shard/{i}", (0, i), spec, plan, seeds) for i, seeds in enumerate(spec.shards())]
+    return [Task(f"shard/{i}", (0, i), spec, plan, seeds, "evaluate") for i, seeds in enumerate(spec.shards())]
 
 
 def work(pool, asked):
@@ -28,7 +29,7 @@ def work(pool, asked):
     while left:
         done = pool.next(60)
         assert done is not None
-        assert isinstance(done[1], ShardResult), done[1]
+        assert isinstance(done[1], Evaluated), done[1]
         left -= 1
     return time.perf_counter() - started
 

@@ -1,0 +1,110 @@
+"""What a worker does: the tasks that a driver hands out, and their outcomes.
+
+A task is a pure function of its content, so one that a machine lost is simply run again; a failure that is the plan's
+own comes back as a `Failure` and is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from pipeline.benchmarks import Benchmark, load
+from pipeline.evidence import TeacherDistance
+from pipeline.plan import Plan
+from pipeline.registry import SpecError
+from pipeline.teacher import Teacher, compare, teach
+from pipeline.trial import NotFiniteError, Prepared, ShardResult, TrialSpec, evaluate, memory_of, prepare
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to do for a trial. Lower `order` goes first: the oldest trial, its first images.
+
+    prepare: place and trace `spec`. teach: solve `seeds` finely by `plan`. compare: the plan's distance to the teacher
+    that the pool shares. evaluate: the moments of `seeds`, one for each of the spec's shards.
+    """
+
+    key: str
+    order: tuple[int, int]
+    spec: TrialSpec
+    plan: Plan | None = None
+    seeds: range | None = None
+    what: Literal["prepare", "teach", "compare", "evaluate"] = "prepare"
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A part of the teacher, and the network rows it took."""
+
+    teacher: Teacher
+    rows: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A plan's distance to the teacher, and the network rows it took."""
+
+    distance: TeacherDistance
+    rows: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Shards of a trial."""
+
+    shards: tuple[ShardResult, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task gave no result. `machine` says whether it was lost with its worker rather than wrong in itself."""
+
+    reason: str
+    machine: bool = False
+
+
+Outcome = Prepared | Taught | Compared | Evaluated | Failure
+
+
+class Worker:
+    """Holds one benchmark, what was learned on it, and the study's teacher; does tasks on them."""
+
+    def __init__(self, benchmark: str, threads: int, memory: Path | None = None) -> None:
+        torch.set_num_threads(threads)
+        self.benchmark: Benchmark = load(benchmark)
+        self.memory = memory_of(self.benchmark, memory)
+        self.teacher: Teacher | None = None
+
+    def ping(self) -> bool:
+        """Answer, which says that the model is loaded."""
+        return True
+
+    def hold(self, teacher: Teacher) -> bool:
+        """Keep the study's teacher; answers as a ping does."""
+        self.teacher = teacher
+        return True
+
+    def do(self, task: Task) -> Outcome:
+        """Do a task; a trial's own failure is an answer, not an exception."""
+        try:
+            return self._done(task)
+        except (SpecError, NotFiniteError) as error:
+            return Failure(str(error))
+        except Exception as error:  # the study goes on; the record shows what happened to this trial
+            return Failure(f"{type(error).__name__}: {error}".splitlines()[0])
+
+    def _done(self, task: Task) -> Outcome:
+        if task.what == "prepare":
+            return prepare(task.spec, self.benchmark, self.memory)
+        assert task.plan is not None
+        if task.what == "compare":
+            assert self.teacher is not None
+            return Compared(*compare(task.plan, self.benchmark, self.teacher))
+        assert task.seeds is not None
+        if task.what == "teach":
+            return Taught(*teach(task.plan, self.benchmark, task.seeds))
+        return Evaluated(tuple(evaluate(task.plan, self.benchmark, task.seeds, task.spec.shard_images)))
