@@ -38,7 +38,7 @@ class Forked:
         if self.again:
             parts.append(f"{self.again} are tried again ({self.why_again})")
         if self.left:
-            parts.append(f"{self.left} lie outside the new space")
+            parts.append(f"{self.left} left behind, outside the new space")
         return "; ".join(parts)
 
 
@@ -91,8 +91,7 @@ def fork(folder: Path, study: Study, identity: Mapping[str, Any], ledger: Ledger
             if "same_as" in trial.user_attrs:
                 keys = keys or _new_keys(ledger)
                 trial = _renamed(trial, keys)
-            ledger.adopt(trial, params, keep_teacher=same_floor)
-            done.taken += 1
+            done.taken += ledger.adopt(trial, params, keep_teacher=same_floor)
     known = {record.key for record in ledger.records()}
     for record in [] if differing else source.records():
         if record.key not in known and _still_holds(record, study, same_floor):

@@ -76,8 +76,9 @@ def _identify(run_dir: Path, mine: dict[str, Any], fingerprint: str) -> None:
     for key, value in mine.items():
         if held.get(key) != value:
             path, there, here = _first_difference(key, held.get(key), value)
+            told = "not set" if there is None else repr(there)
             raise SpecError(
-                f"differs from the study in {run_dir}: {path} is {there!r} there; "
+                f"differs from the study in {run_dir}: {path} is {told} there; "
                 "use another --run-dir or name for the study, or --fork NAME to go on from its trials",
                 path=path,
                 given=here,
@@ -159,10 +160,13 @@ class Ledger:
         over = (TrialState.COMPLETE, TrialState.PRUNED)
         return self._searched.get_trials(deepcopy=False, states=over)
 
-    def adopt(self, trial: FrozenTrial, params: Mapping[str, Any], *, keep_teacher: bool) -> None:
-        """Take over a trial of another study, told as it was, once; `params` are a point of this study's space."""
+    def adopt(self, trial: FrozenTrial, params: Mapping[str, Any], *, keep_teacher: bool) -> bool:
+        """Take over a trial of another study, told as it was; False where that was done before.
+
+        `params` are a point of this study's space.
+        """
         if trial.number in {held.user_attrs.get("forked") for held in self._searched.get_trials(deepcopy=False)}:
-            return
+            return False
         distributions: dict[str, BaseDistribution] = {}
 
         def given(name: str, distribution: BaseDistribution) -> Any:
@@ -183,6 +187,7 @@ class Ledger:
                 system_attrs=dict(trial.system_attrs),
             )
         )
+        return True
 
     def queue(self, params: Mapping[str, Any], role: str | None) -> None:
         """Queue a point once."""

@@ -39,7 +39,7 @@ class Rungs(BaseModel):
 
     teacher: int | None = Field(default=None, ge=0)
     images: list[int] | None = None
-    slack: float = Field(default=1.15, ge=0.5, allow_inf_nan=False)
+    slack: float = Field(default=1.15, ge=1, allow_inf_nan=False)
     confidence: float = Field(default=0.8, ge=0.5, lt=1)
 
     def teacher_of(self, images: int) -> int:
@@ -79,6 +79,12 @@ class Confirm(BaseModel):
 
     first_seed: int = Field(default=1_000_000, ge=0)
     images: int | None = None
+
+    def check(self, shard_images: int) -> None:
+        """Raise a `SpecError` where the images are not made of the study's shards."""
+        if self.images is not None and (self.images < 2 * shard_images or self.images % shard_images):
+            allowed = f"{2 * shard_images} or more, a multiple of shard_images"
+            raise SpecError("is not made of whole shards", path="confirm.images", given=self.images, allowed=allowed)
 
 
 class Constraints(BaseModel):

@@ -108,6 +108,8 @@ class Study(BaseModel):
             raise error.under("floor" if not error.path.startswith("shard_images") else "") from None
         if self.rungs is not None:
             self.rungs.check(self.images, self.shard_images)
+        if self.confirm is not None:
+            self.confirm.check(self.shard_images)
         confirmed = self.confirm_spec(self.floor.model_dump())
         if confirmed is not None:
             check_unseen(self.floor_spec(), confirmed)

@@ -116,7 +116,7 @@ def test_in_a_changed_space_those_inside_are_taken_and_the_others_left(old, fork
     assert 0 < len(inside) < 10
     said, ran = forked(space=narrow, published=points)
     assert (said.taken, said.left, said.again) == (len(inside), 10 - len(inside), 0)
-    assert str(said).endswith(f"; {10 - len(inside)} lie outside the new space")
+    assert str(said).endswith(f"; {10 - len(inside)} left behind, outside the new space")
     new = {task.key for task in ran.pool.tasks if task.key.startswith("searched")}
     assert len(new) == 10 - len(inside), "as many are searched as are left of the number"
     assert all(3 <= record.params["schedule.num_steps"] <= 7 for record in ran.of("searched", "published"))
