@@ -210,8 +210,9 @@ class Study(BaseModel):
             "space",
             "constraints",
         )
-        rungs: dict[str, Any] = {"teacher": self.teacher_images, "images": self.rung_images}
+        rungs: Any = "none"
         if self.rungs is not None:
+            rungs = {"teacher": self.teacher_images, "images": self.rung_images}
             rungs |= {"slack": self.rungs.slack, "confidence": self.rungs.confidence}
         return {key: self.model_dump()[key] for key in keys} | {"rungs": rungs}
 

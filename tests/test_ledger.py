@@ -223,7 +223,7 @@ def test_a_run_directory_belongs_to_one_study_and_one_driver(tmp_path, small_stu
         ({"rungs": {"teacher": 64}}, "rungs.teacher"),
         ({"rungs": {"images": [40]}}, "rungs.images"),
         ({"rungs": {"slack": 2.0}}, "rungs.slack"),
-        ({"rungs": None}, "rungs.confidence"),
+        ({"rungs": None}, "rungs"),
         ({"constraints": {"setup_nfe": 1.0}}, "constraints.setup_nfe"),
     ],
 )
