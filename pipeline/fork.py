@@ -11,9 +11,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from pipeline.ledger import STORAGE_FILE, STUDY_FILE, Ledger
+from pipeline.ledger import Ledger
 from pipeline.registry import SpecError
 from pipeline.result import TrialRecord
+from pipeline.run_folder import STORAGE_FILE, STUDY_FILE
 from search_spaces import Study
 from search_spaces.space import Space
 

@@ -6,13 +6,10 @@ do not teach the search, and yet are found again: kill anything, run the same co
 
 from __future__ import annotations
 
-import fcntl
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -24,73 +21,12 @@ from pipeline.optimizers import optuna_sampler
 from pipeline.pruning import Stop
 from pipeline.registry import SpecError
 from pipeline.result import Role, State, TrialRecord, TrialResult, describe
+from pipeline.run_folder import STORAGE_FILE
 
 DIRECTIONS: list[Literal["minimize"]] = ["minimize", "minimize"]  # FID, NFE
 Suggest = Callable[[str, BaseDistribution], Any]
 Stopped = Literal["pruned", "complete", "constraint"]
 LEAST_EXCESS = 1e-12  # a constraint is exceeded by something
-STUDY_FILE, STORAGE_FILE = "study.json", "study.db"
-
-
-def claim(run_dir: Path, identity: Mapping[str, Any], fingerprint: str, file: str = "") -> IO[str]:
-    """Take the run directory for this study and this driver; keep the returned file open for as long as it runs.
-
-    Raises:
-        SpecError: the directory holds another study (the first differing key is named), or another driver has it.
-    """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / "driver.lock").open("a")
-    except OSError as error:
-        raise SpecError(f"cannot be written ({error.strerror})", path="--run-dir", given=str(run_dir)) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise SpecError("another search is running there", path="--run-dir", given=str(run_dir)) from None
-    try:
-        _identify(run_dir, json.loads(json.dumps(identity)), fingerprint)
-    except SpecError as error:
-        lock.close()
-        raise error if error.file else error.under(file=file) from None
-    except BaseException:
-        lock.close()
-        raise
-    return lock
-
-
-def _identify(run_dir: Path, mine: dict[str, Any], fingerprint: str) -> None:
-    """Write the study's identity into a new run directory, or compare it with the one that is there."""
-    file = run_dir / STUDY_FILE
-    if not file.exists():
-        if (run_dir / STORAGE_FILE).exists():
-            raise SpecError(f"holds a {STORAGE_FILE} but no {STUDY_FILE}", path="--run-dir", given=str(run_dir))
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"fingerprint": fingerprint, "identity": mine}, indent=1, sort_keys=True))
-        os.replace(partial, file)
-        return
-    try:
-        held = dict(json.loads(file.read_text())["identity"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise SpecError("is unreadable", file=str(file)) from None
-    for key, value in mine.items():
-        if held.get(key) != value:
-            path, there, here = _first_difference(key, held.get(key), value)
-            told = "not set" if there is None else repr(there)
-            raise SpecError(
-                f"differs from the study in {run_dir}: {path} is {told} there; "
-                "use another --run-dir or name for the study, or --fork NAME to go on from its trials",
-                path=path,
-                given=here,
-            )
-
-
-def _first_difference(path: str, held: Any, mine: Any) -> tuple[str, Any, Any]:
-    if isinstance(held, dict) and isinstance(mine, dict):
-        for key in sorted(held.keys() | mine.keys()):
-            if held.get(key) != mine.get(key):
-                return _first_difference(f"{path}.{key}", held.get(key), mine.get(key))
-    return path, held, mine
 
 
 class Ledger:

@@ -18,11 +18,12 @@ from pipeline import fork as forking
 from pipeline.card import write_card
 from pipeline.cluster import Pool, check_address, open_pool
 from pipeline.job import Status
-from pipeline.ledger import Ledger, claim
+from pipeline.ledger import Ledger
 from pipeline.progress import Standings as Screen
 from pipeline.progress import progress
 from pipeline.registry import SpecError
 from pipeline.result import TrialRecord
+from pipeline.run_folder import claim
 from pipeline.scoring import MomentScoring
 from pipeline.search import Listener, Search
 from pipeline.summary import Outcome

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from pipeline import run_study
 from pipeline.fork import fork, old_identity
-from pipeline.ledger import Ledger, claim
+from pipeline.ledger import Ledger
 from pipeline.registry import SpecError
+from pipeline.run_folder import claim
 from pipeline.search import Search
 from tests.conftest import SMALL
 from tests.spied_search import EULERS, RUNGS, open_ledger, run

@@ -9,10 +9,11 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from pipeline.evidence import Evidence
-from pipeline.ledger import STORAGE_FILE, STUDY_FILE, Ledger, claim
+from pipeline.ledger import Ledger
 from pipeline.pruning import Stop
 from pipeline.registry import SpecError
 from pipeline.result import TrialRecord
+from pipeline.run_folder import STORAGE_FILE, STUDY_FILE, claim
 from tests.spied_search import RUNGS, eulers, far_at, fids, run
 from tests.synthetic_study import record, result
 
