@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import socket
 import ssl
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -103,12 +105,13 @@ def open_client(uri: str, *, create: bool) -> Any:
     Raises:
         SpecError: the store cannot be reached or opened, or does not exist and is not to be created.
     """
-    file = sqlite_file(uri)
+    file, fresh = sqlite_file(uri), False
     if file is not None:
         _check_sqlite(file, uri)
         if not create and not file.exists():
             raise SpecError("there is no MLflow store here yet", path=_name(), given=uri)
         _make_folder(file.parent, uri)
+        fresh = not file.exists()
     elif is_server(uri):
         _check_server(uri)
     else:
@@ -121,6 +124,8 @@ def open_client(uri: str, *, create: bool) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
+        if file is not None and fresh:
+            _create_sqlite(file)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, ImportError) as error:
@@ -198,6 +203,29 @@ def _make_folder(folder: Path, uri: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unusable(uri, error) from None
+
+
+def _create_sqlite(file: Path) -> None:
+    """Make MLflow's tables under another name first: a process that is killed meanwhile leaves no half of a store.
+
+    MLflow takes a file that has some of its tables for an old store, and fails to bring it up to date ever after.
+    """
+    from mlflow.db import upgrade
+
+    partial = f"{file.name}.partial-"
+    for left in file.parent.glob(f"{partial}*"):  # of processes that were killed; nobody needs an hour for this
+        if time.time() - left.stat().st_mtime > 3600:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=partial, dir=file.parent, ignore_cleanup_errors=True) as folder:
+        made = Path(folder) / file.name
+        assert upgrade.callback is not None
+        upgrade.callback(f"sqlite:///{made}")
+        try:
+            os.link(made, file)  # unlike a rename it fails where another process was faster, whose store then stands
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            made.replace(file)
 
 
 def _check_server(uri: str) -> None:

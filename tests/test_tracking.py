@@ -1,17 +1,13 @@
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from pipeline import store
-from pipeline.card import SCHEMA, card, read_card, write_card
 from pipeline.evidence import Evidence
 from pipeline.registry import SpecError
 from pipeline.result import TrialRecord, TrialResult
-from pipeline.tracking import Record, server_command, store_uri
+from pipeline.tracking import Record
 from tests.synthetic_study import record, result, score, small_study
 
 # MLflow 3.17 asks SQLAlchemy for a loader that SQLAlchemy 2.1 deprecates.
@@ -241,109 +237,3 @@ def test_a_deleted_experiment_is_said_to_be(uri):
     held._client.delete_experiment(held.experiment_id)
     with pytest.raises(SpecError, match="experiment: the experiment is deleted"):
         Record.open(uri, "deleted", "study", "f00d")
-
-
-def test_the_store_is_where_it_is_said_to_be(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert store_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///here.db")
-    assert store_uri(tmp_path / "elsewhere") == f"sqlite:///{tmp_path}/here.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert store_uri(tmp_path) == "http://127.0.0.1:5000"
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ("runs", "is not the address"),
-        ("file:///somewhere/mlruns", "is not the address"),
-        ("databricks://profile", "is not the address"),
-        ("sqlite://", "in memory"),
-        ("sqlite:///{tmp}", "is a folder"),
-        ("sqlite:///{tmp}/text", "not a sqlite database"),
-        ("sqlite:///{tmp}/no/such/folder.db", "does not exist"),
-        ("http://127.0.0.1:9", "cannot be opened"),
-        ("postgresql://me:secret@127.0.0.1:9/db", "cannot be opened"),
-    ],
-)
-def test_a_bad_address_is_one_clear_line(given, told, tmp_path, monkeypatch):
-    (tmp_path / "text").write_text("this is no database, whatever its name")
-    given = given.format(tmp=tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
-    with pytest.raises(SpecError) as caught:
-        Record.open(store_uri(tmp_path), EXPERIMENT, "study", "f00d")
-    text = str(caught.value)
-    assert text.startswith("MLFLOW_TRACKING_URI: ")
-    assert told in text
-    assert "secret" not in text
-    assert "\n" not in text
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["text"]
-
-
-def test_the_server_listens_to_nobody_else(tmp_path):
-    argv, environment = server_command(f"sqlite:///{tmp_path}/mlflow.db", 5001)
-    assert argv[argv.index("--host") + 1] == "127.0.0.1"
-    assert argv[argv.index("--port") + 1] == "5001"
-    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
-    assert environment["PATH"] == os.environ["PATH"]
-    with pytest.raises(SpecError, match="server already"):
-        server_command("http://127.0.0.1:5000")
-
-
-def test_importing_the_module_does_not_import_mlflow():
-    code = "import pipeline.tracking, sys; sys.exit('mlflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_card_survives_its_file(tmp_path):
-    scored = result(5, 1 / 3, 1 / 300)
-    path = tmp_path / "cards" / "five.json"
-    write_card(path, scored)
-    spec, plan, value = read_card(path)
-    assert spec == scored.spec
-    assert plan == scored.plan
-    assert value["result"]["fid"] == 1 / 3
-    assert value["result"]["images"] == 8000
-    assert value == json.loads(json.dumps(card(scored)))
-    write_card(path, value)
-    assert read_card(path)[2] == value
-    assert [item.name for item in path.parent.iterdir()] == ["five.json"]
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda text: text[: len(text) // 2], "is not JSON"),
-        (lambda text: "[1, 2]", "a card is a JSON object"),
-        (lambda text: '{"name": "edm"}', "schema: this JSON is not a card"),
-        (lambda text: text.replace(SCHEMA, "sigmasearch/card-2"), "newer sigmasearch"),
-        (lambda text: text.replace('"solver": {', '"solvent": {'), "missing"),
-        (lambda text: text.replace('"n": ', '"q": '), "read before it is written"),
-        (lambda text: text.replace('"shard_images": 400', '"shard_images": 300', 1), "spec.shard_images"),
-        (lambda text: text.replace('"first_seed": 0', '"first": 0', 1), "spec.first: unknown key"),
-        (lambda text: "[" * 100_000, "is not JSON"),
-    ],
-)
-def test_an_unreadable_card_names_its_file_and_key(change, told, tmp_path):
-    path = tmp_path / "card.json"
-    write_card(path, result(3, 0.5))
-    text = path.read_text()
-    assert change(text) != text
-    path.write_text(change(text))
-    with pytest.raises(SpecError) as caught:
-        read_card(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert told in str(caught.value)
-
-
-def test_a_card_that_is_not_there_or_not_to_be_written(tmp_path):
-    with pytest.raises(SpecError, match=r"nowhere\.json: the card cannot be read"):
-        read_card(tmp_path / "nowhere.json")
-    with pytest.raises(SpecError, match="cannot be read"):
-        read_card(tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SpecError, match="cannot be written"):
-        write_card(tmp_path / "file" / "card.json", result(3, 0.5))
-    with pytest.raises(SpecError, match="cannot be written"):
-        write_card(tmp_path, result(3, 0.5))
