@@ -1,0 +1,255 @@
+"""What becomes of a trial at each rung: it shares, climbs, is stopped, waits, or is scored on all its images.
+
+Equal plans are evaluated once. Those that come through the rungs wait before the last one until the search is over,
+because most of the price of a trial is its last rung, and a search that goes forward leaves most of its trials behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pipeline.closing import Closing
+from pipeline.cluster import Pool
+from pipeline.evidence import Evidence
+from pipeline.job import Fate, Job, Status
+from pipeline.ledger import Ledger
+from pipeline.pruning import Field, Stop
+from pipeline.result import TrialRecord
+from pipeline.scoring import Scoring
+from pipeline.trial import Prepared
+from pipeline.worker import Compared, Evaluated, Failure, Outcome, Task
+from search_spaces import Study
+from search_spaces.protocol import Rungs
+
+
+class Climb:
+    """The trials that are under way, and what is known of those before them.
+
+    `tell` is called with the record of each that ends. `status` counts the rows.
+    """
+
+    def __init__(
+        self, study: Study, ledger: Ledger, scoring: Scoring, status: Status, tell: Callable[[TrialRecord], None]
+    ) -> None:
+        self.study, self.scoring, self.status, self._tell = study, scoring, status, tell
+        self.pool: Pool
+        rungs = study.rungs or Rungs()
+        self._field = Field(rungs.slack, rungs.confidence)
+        self._closing = Closing(ledger, self._field, study.constraints)
+        self.jobs: dict[str, Job] = {}
+        # By a plan's digest: what became of it, who is at it, and who waits for that.
+        self._fates: dict[str, Fate] = {}
+        self._owners: dict[str, str] = {}
+        self._waiting: dict[str, list[Job]] = {}
+        # Trials before their last rung: by the plan's digest what is known of it, by key the shards that they have.
+        self._parked: dict[str, Fate] = {}
+        self._kept: dict[str, Job] = {}
+        # Searched trials that have ended or wait, and their rows: what the next one may cost.
+        self.ended = self.ended_rows = 0
+
+    def recall(self, record: TrialRecord) -> None:
+        """Take up what is known of a trial that is over, or waits."""
+        evidence = record.evidence
+        if evidence is None or record.role == "confirmed" or record.same_as:
+            return
+        if record.result is not None:
+            self._fates[evidence.digest] = Fate(record.key, evidence, record.result)
+        elif record.waiting:
+            self._parked[evidence.digest] = Fate(record.key, evidence)
+        elif evidence.teacher is None and not evidence.scores:
+            return  # refused before it was sampled: for its own set-up, or for what others will be asked again
+        elif record.state == "pruned":  # what failed at its last rung keeps what it scored before, and is no fate
+            self._fates.setdefault(evidence.digest, Fate(record.key, evidence, stop=Stop("", record.reason, 0.0)))
+            if not evidence.scores:
+                return
+            # The measure that stopped it was not held against others then, and is not now.
+            evidence = replace(evidence, scores=evidence.scores[:-1])
+        if record.role == "floor":
+            self._field.set_floor(evidence)
+        else:
+            self._field.add(record.key, evidence)
+
+    def start(self, job: Job) -> None:
+        """Set a trial on its way, from its set-up or, where it has a plan, from where it is."""
+        self.jobs[job.key] = job
+        if job.prepared is None:
+            self.pool.submit(Task(job.key, (job.number, 0), job.spec))
+        elif job.role == "confirmed":
+            self._sample(job, job.spec.images)
+        else:
+            self._place(job)
+
+    def advance(self, key: str, outcome: Outcome) -> None:
+        """Take what a worker did for the trial `key`; one that is over already needs it no more."""
+        job = self.jobs.get(key)
+        if job is None:
+            return
+        if isinstance(outcome, Failure):
+            self._fail(job, outcome.reason)
+        elif isinstance(outcome, Prepared):
+            job.prepared = outcome
+            self._spend(job, outcome.spent_rows)
+            self._place(job)
+        elif isinstance(outcome, Compared):
+            job.teacher = outcome.distance
+            self._spend(job, outcome.rows)
+            self._climb(job)
+        elif isinstance(outcome, Evaluated):
+            job.shards += outcome.shards
+            self._spend(job, sum(shard.rows for shard in outcome.shards))
+            if len(job.shards) * job.spec.shard_images == job.rung:
+                self._reach(job)
+
+    def end_waiting(self) -> None:
+        """Nobody waits any more: who comes now goes on to the last rung, and is judged by `overtaken`."""
+        self._parked.clear()
+
+    def kept(self, key: str) -> Job | None:
+        """The trial that waited, with its images; None where an earlier run of the study drew them."""
+        return self._kept.pop(key, None)
+
+    def overtaken(self, first: str, evidence: Evidence) -> Stop | None:
+        """Why a plan that has waited, met in the trial `first`, is not scored on all images; None where it is."""
+        fate = self._fates.get(evidence.digest)
+        if fate is not None and fate.result is not None:
+            return None  # it has been by now, and is shared
+        return self._field.overtaken(first, evidence) or self._field.saturated(evidence.nfe, first)
+
+    def _spend(self, job: Job, rows: int) -> None:
+        job.spent_rows += rows
+        self.status.rows += rows
+
+    def _place(self, job: Job) -> None:
+        """The plan is known, and with it the NFE: refuse, share, or climb."""
+        digest, fate = job.plan.digest, self._fates.get(job.plan.digest)
+        stop = self._refusal(job) if job.searched else None
+        if stop is not None:
+            self._end(job, Fate(job.key, job.evidence, stop=stop))
+        elif fate is not None and (fate.result is not None or job.searched):
+            self._share(job, fate)
+        elif digest in self._owners:
+            self._waiting.setdefault(digest, []).append(job)
+        elif job.searched and digest in self._parked:
+            first = self._parked[digest]
+            job.teacher, job.scores = first.evidence.teacher, list(first.evidence.scores)
+            self._park(job, first.key)
+        elif job.searched and self.study.rungs is not None and (stop := self._field.saturated(len(job.plan))):
+            self._end(job, Fate(job.key, job.evidence, stop=stop))
+        else:
+            self._owners[digest] = job.key
+            if job.final is not None:
+                self._sample(job, job.spec.images)
+            elif self.study.teacher_images:
+                self.pool.submit(Task(job.key, (job.number, 0), job.spec, job.plan, what="compare"))
+            else:
+                self._climb(job)
+
+    def _refusal(self, job: Job) -> Stop | None:
+        """Why a plan is not sampled at all, whatever its quality."""
+        nfe, most = len(job.plan), self.study.budgets[-1]
+        if nfe > most:
+            return Stop("", f"NFE {nfe} is above the last budget, {most}", 0.0)
+        setup, limit = job.evidence.setup_nfe, self.study.constraints.setup_nfe
+        if limit is not None and setup > limit:
+            return Stop("", f"set-up NFE {setup:g} is above the constraint, {limit:g}", 0.0)
+        return None
+
+    def _climb(self, job: Job) -> None:
+        """Judge the trial by what it has, and send it to its next rung."""
+        stop = self._field.judge(job.key, job.evidence, job.rung) if job.searched and self.study.rungs else None
+        if stop is not None:
+            self._end(job, Fate(job.key, job.evidence, stop=stop))
+            return
+        self._enter(job)
+        following = next(rung for rung in self.study.rung_images if rung > (job.rung or 0))
+        if job.searched and job.rung is not None and following == job.spec.images:
+            self._park(job)
+            return
+        # Baselines climb the same rungs and are never stopped: which of them leads must not hang on a search.
+        self._sample(job, following)
+
+    def _park(self, job: Job, same_as: str = "") -> None:
+        """Let the trial wait before its last rung, and let those go on that wait for its plan."""
+        self._closing.park(job, same_as)
+        self._count(job)
+        del self.jobs[job.key]
+        self._kept[job.key] = job
+        self._parked.setdefault(job.plan.digest, Fate(job.key, job.evidence))
+        for other in self._release(job):
+            self._place(other)
+
+    def _enter(self, job: Job) -> None:
+        if job.role == "floor":
+            if job.evidence.score(job.spec.images) is not None:  # on few images anything may equal it
+                self._field.set_floor(job.evidence)
+        elif job.role != "confirmed":
+            self._field.add(job.key, job.evidence)
+
+    def _sample(self, job: Job, rung: int) -> None:
+        """Ask for the images up to `rung`, beyond those that are there."""
+        start, job.rung = job.rung or 0, rung
+        for seeds in job.spec.batches(start, rung):
+            order = (job.number, 1 + seeds.start - job.spec.first_seed)
+            self.pool.submit(Task(job.key, order, job.spec, job.plan, seeds, "evaluate"))
+
+    def _reach(self, job: Job) -> None:
+        """All images of a rung are there: score them, and go on if it is not the last."""
+        assert job.prepared is not None
+        if job.rung != job.spec.images:
+            job.scores.append(self.scoring.score(job.plan, job.shards))
+            self._climb(job)
+            return
+        result = self.scoring.finish(job.spec, job.prepared, job.shards)
+        job.scores.append(result.score)
+        self._enter(job)
+        self._end(job, Fate(job.key, job.evidence, result))
+
+    def _end(self, job: Job, fate: Fate) -> None:
+        """A trial's own end; those that wait for its plan share it."""
+        if self._owners.get(fate.evidence.digest) == job.key and job.role != "confirmed":
+            self._fates[fate.evidence.digest] = fate
+        self._close(job, fate, "")
+        for other in self._release(job):
+            self._place(other)
+
+    def _share(self, job: Job, fate: Fate) -> None:
+        """Give a job what became of the equal plan, with its own spec and set-up cost."""
+        assert job.prepared is not None
+        setup_nfe = job.prepared.setup_nfe
+        evidence = replace(fate.evidence, spent_rows=job.spent_rows, setup_nfe=setup_nfe)
+        result = fate.result and replace(
+            fate.result,
+            spec=job.spec,
+            solver=job.prepared.solver,
+            setup_rows=job.prepared.setup_rows,
+            setup_nfe=setup_nfe,
+            walk=job.prepared.walk,
+        )
+        self._close(job, fate._replace(evidence=evidence, result=result), fate.key)
+
+    def _close(self, job: Job, fate: Fate, same_as: str) -> None:
+        record = self._closing.close(job, fate, same_as)
+        if job.searched:
+            self._count(job)
+        del self.jobs[job.key]
+        self._tell(record)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self.pool.cancel(job.key)
+        record = self._closing.fail(job, reason)
+        del self.jobs[job.key]
+        self._tell(record)
+        for other in self._release(job):
+            self._fail(other, reason)
+
+    def _release(self, job: Job) -> list[Job]:
+        """Give up the plan; those that waited for it."""
+        digest = job.plan.digest if job.prepared is not None else ""
+        if self._owners.get(digest) != job.key:
+            return []
+        del self._owners[digest]
+        return self._waiting.pop(digest, [])
+
+    def _count(self, job: Job) -> None:
+        self.ended, self.ended_rows = self.ended + 1, self.ended_rows + job.spent_rows
