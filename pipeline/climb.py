@@ -131,9 +131,7 @@ class Climb:
         elif digest in self._owners:
             self._waiting.setdefault(digest, []).append(job)
         elif job.searched and digest in self._parked:
-            first = self._parked[digest]
-            job.teacher, job.scores = first.evidence.teacher, list(first.evidence.scores)
-            self._park(job, first.key)
+            self._park_beside(job, self._parked[digest])
         elif job.searched and self.study.rungs is not None and (stop := self._field.saturated(len(job.plan))):
             self._end(job, Fate(job.key, job.evidence, stop=stop))
         else:
@@ -178,6 +176,14 @@ class Climb:
         self._parked.setdefault(job.plan.digest, Fate(job.key, job.evidence))
         for other in self._release(job):
             self._place(other)
+
+    def _park_beside(self, job: Job, first: Fate) -> None:
+        """Let the trial wait with what is known of its plan, and with the images where they are at hand."""
+        job.teacher, job.scores = first.evidence.teacher, list(first.evidence.scores)
+        held = self._kept.get(first.key)
+        if held is not None:
+            job.shards, job.rung = list(held.shards), held.rung
+        self._park(job, first.key)
 
     def _enter(self, job: Job) -> None:
         if job.role == "floor":

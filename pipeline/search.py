@@ -186,7 +186,10 @@ class Search:
             listener.finished(record, self.status)
 
     def _rows_left(self) -> float:
-        """Network rows to come. A searched trial counts as the mean of those ended, or as the middle budget."""
+        """Network rows to come. A searched trial counts as the mean of those ended, or as the middle budget.
+
+        Of those that wait for their last rung each counts as if it went on, once the search is over.
+        """
         images, budgets = self.study.images, self.study.budgets
         typical = budgets[len(budgets) // 2]
         running = sum(
@@ -196,4 +199,9 @@ class Search:
         )
         measured = sum(job.budget or budgets[-1] for job in self._measured)
         each = self._climb.ended_rows / self._climb.ended if self._climb.ended else typical * images
-        return running + images * measured + each * (self._left - self._asked)
+        waiting = sum(
+            record.evidence.nfe * (images - record.evidence.scores[-1].images)
+            for record, _ in self._finalists
+            if record.evidence is not None and not record.same_as
+        )
+        return running + images * measured + each * (self._left - self._asked) + waiting

@@ -24,7 +24,7 @@ from reports.numbers import (
     spent,
 )
 from reports.pareto import front
-from reports.rank_check import LEAST_IN_BAND, LEAST_PLANS, TRUSTED, RankCheck, RankCorrelation, band_words
+from reports.rank_check import LEAST_IN_BAND, LEAST_PLANS, TEACHER, TRUSTED, RankCheck, RankCorrelation, band_words
 from reports.record import complete, ranked
 from reports.standings import SEARCHED, Cell, Standings, Verdict, standings
 
@@ -41,7 +41,7 @@ def markdown(frame: pd.DataFrame, budgets: Sequence[int] | None = None) -> str:
     if check.climbed:
         parts += ["### Rank check", _rank_table(check), _rank_line(check), *_warnings(check)]
     if found and frame["spent_rows"].notna().any():
-        parts += ["### Cost", _cost(Cost.of(frame, found[0].budgets[-1] if found[0].budgets else math.inf))]
+        parts += ["### Cost", _cost(frame, found[0].budgets)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -108,14 +108,19 @@ def _cell(cell: Cell | None) -> str:
 
 def _main_line(standings: Standings) -> str:
     rows = [row for _, row in standings.group.iterrows()]
-    trials = len(complete(standings.group, "searched", "published"))
+    trials = int(complete(standings.group, "searched", "published")["feasible"].sum())
     confirmed = "the next table has its confirmation" if standings.confirmed else "nothing confirms it yet"
+    searched = (
+        f"`{SEARCHED}` is the best of {trials} trials scored on the same seeds as everything else, and the lowest of "
+        f"many is a little too low: {confirmed}."
+        if trials
+        else f"There is no row `{SEARCHED}`: no searched trial was scored on all images and keeps every constraint."
+    )
     return (
         f"{conditions(standings.group)}, ± its leave-one-out standard error ({groups_left_out(rows)}): the method's "
         "lowest within the budget; in brackets the NFE it took, where that is less. Bold: the lowest. `~`: "
         "inconclusive, the lowest and this one cannot be told apart (bias-corrected FIDs, paired on the same shards, "
-        f"95 %, {NEVER_WITHIN}). `{SEARCHED}` is the best of {trials} trials scored on the same seeds as everything "
-        f"else, and the lowest of many is a little too low: {confirmed}."
+        f"95 %, {NEVER_WITHIN}). {searched}"
     )
 
 
@@ -226,7 +231,8 @@ def _warnings(check: RankCheck) -> list[str]:
     ]
 
 
-def _cost(cost: Cost) -> str:
+def _cost(frame: pd.DataFrame, budgets: Sequence[int]) -> str:
+    cost = Cost.of(frame, budgets[-1] if budgets else math.inf)
     stopped = ", ".join(f"{rung_words(rung)} {number}" for rung, number in cost.stopped.items()) or "none"
     rows = ", ".join(f"{part} {_rows(number)}" for part, number in cost.rows.items())
     full = f"The {cost.trials} searched trials at full size, each on its own: {_rows(cost.full_size)} network rows"
@@ -234,7 +240,8 @@ def _cost(cost: Cost) -> str:
         full += f"; they took {100 * cost.share:.3g} % of that"
     lines = [
         f"Trials stopped, by rung: {stopped}. (`plan`: before anything was sampled.)",
-        f"Network rows: {rows}. The fine solve that the teacher's rung compares with is in none.",
+        f"Network rows: {rows}."
+        + (" The fine solve that the teacher's rung compares with is in none." if frame[TEACHER].notna().any() else ""),
         f"{full}. (NFE times images, and the set-up where it is known; trials beyond the last budget or a constraint "
         "are not sampled in either.)",
     ]

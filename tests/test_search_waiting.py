@@ -135,6 +135,13 @@ def test_twins_of_a_trial_that_waits_wait_and_share_its_result(small_study):
     assert told[0] == told[1] == told[4]
 
 
+def test_a_twin_that_waits_is_told_the_latency_of_its_plan(small_study):
+    ran = run(None, small_study(**twins((4, 1e6), (4, 1e7), constraints={"latency_ms": 1e-9})))
+    first, twin = ran.ledger._searched.trials
+    assert first.constraints == twin.constraints
+    assert first.constraints["latency_ms"] > 0, "no image takes a picosecond"
+
+
 def test_twins_are_dominated_together(small_study):
     study = small_study(**twins((6, 1e6), (6, 1e7), (5, 1e6)))
     ran = run(None, study, scoring=fids({23: 0.1, 6: 9.0, 5: 3.0}))

@@ -49,6 +49,16 @@ def test_the_table_of_the_small_study(frame):
     assert "best baseline is" not in rows
 
 
+def test_where_no_searched_trial_stands_the_report_says_so():
+    held = [row("floor", 31, 0.07, role="floor"), row("baseline/ddim/5", 5, 0.3, role="baseline")]
+    told = tables.markdown(frame_of([*held, row("searched/1", 5, 0.1, feasible="false")]), [5])
+    assert "no searched trial was scored on all images and keeps every constraint" in told
+    assert "best of 0 trials" not in told
+    assert "teacher" not in told
+    assert "exceed a constraint, and so neither lead nor are on the front: 1." in told
+    assert "`searched` is the best of 1 trials" in tables.markdown(frame_of([*held, row("searched/1", 5, 0.1)]), [5])
+
+
 def test_the_verdicts_of_the_small_study(frame):
     rows = tables_of(tables.markdown(frame))[1]
     assert rows["6"] == [
