@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from pipeline.provenance import git_revision, versions
 from pipeline.registry import SpecError
 from pipeline.result import TrialResult, describe
 from pipeline.trial import TrialSpec
+from pipeline.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pipeline.benchmarks import Benchmark
@@ -99,21 +98,9 @@ def write_card(path: Path, value: TrialResult | Mapping[str, Any]) -> None:
     text = card_text(card(value) if isinstance(value, TrialResult) else value)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        write_whole(path, text.encode())
     except OSError as error:
         raise SpecError(f"the card cannot be written ({error.strerror})", file=str(path)) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        # mkstemp gives 0600; a card is for sharing.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise SpecError(f"the card cannot be written ({error.strerror})", file=str(path)) from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_card(path: Path) -> tuple[TrialSpec, Plan, dict[str, Any]]:

@@ -6,6 +6,7 @@ because most of the price of a trial is its last rung, and a search that goes fo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from pipeline.ledger import Ledger
 from pipeline.pruning import Field, Stop
 from pipeline.result import TrialRecord
 from pipeline.scoring import Scoring
+from pipeline.shard_store import ShardStore
 from pipeline.trial import Prepared
 from pipeline.worker import Compared, Evaluated, Failure, Outcome, Task
 from search_spaces import Study
@@ -30,9 +32,16 @@ class Climb:
     """
 
     def __init__(
-        self, study: Study, ledger: Ledger, scoring: Scoring, status: Status, tell: Callable[[TrialRecord], None]
+        self,
+        study: Study,
+        ledger: Ledger,
+        scoring: Scoring,
+        shards: ShardStore,
+        status: Status,
+        tell: Callable[[TrialRecord], None],
     ) -> None:
         self.study, self.scoring, self.status, self._tell = study, scoring, status, tell
+        self._ledger, self._shards = ledger, shards
         self.pool: Pool
         rungs = study.rungs or Rungs()
         self._field = Field(rungs.slack, rungs.confidence)
@@ -42,9 +51,11 @@ class Climb:
         self._fates: dict[str, Fate] = {}
         self._owners: dict[str, str] = {}
         self._waiting: dict[str, list[Job]] = {}
-        # Trials before their last rung: by the plan's digest what is known of it, by key the shards that they have.
+        # Trials that wait for their last rung: by their plan's digest what is known of it and what it took an image, by
+        # key the plan itself.
         self._parked: dict[str, Fate] = {}
-        self._kept: dict[str, Job] = {}
+        self._latencies: dict[str, float | None] = {}
+        self._prepared: dict[str, Prepared] = {}
         # Searched trials that have ended or wait, and their rows: what the next one may cost.
         self.ended = self.ended_rows = 0
 
@@ -90,24 +101,32 @@ class Climb:
         elif isinstance(outcome, Prepared):
             job.prepared = outcome
             self._spend(job, outcome.spent_rows)
+            if outcome.spent_rows:
+                self._note(job)
             self._place(job)
         elif isinstance(outcome, Compared):
             job.teacher = outcome.distance
             self._spend(job, outcome.rows)
             self._climb(job)
         elif isinstance(outcome, Evaluated):
+            self._shards.keep(job.plan.digest, outcome.shards)
             job.shards += outcome.shards
             self._spend(job, sum(shard.rows for shard in outcome.shards))
-            if len(job.shards) * job.spec.shard_images == job.rung:
-                self._reach(job)
+            self._reach(job)
 
     def end_waiting(self) -> None:
         """Nobody waits any more: who comes now goes on to the last rung, and is judged by `overtaken`."""
         self._parked.clear()
 
-    def kept(self, key: str) -> Job | None:
-        """The trial that waited, with its images; None where an earlier run of the study drew them."""
-        return self._kept.pop(key, None)
+    def prepared(self, key: str) -> Prepared | None:
+        """The plan of a trial that waited; None where it did so in an earlier run of the study."""
+        return self._prepared.pop(key, None)
+
+    def leave(self, record: TrialRecord) -> None:
+        """A trial that waited ends without its last rung."""
+        self.recall(record)
+        if record.evidence is not None and not record.same_as:
+            self._shards.drop(record.evidence.digest)
 
     def overtaken(self, first: str, evidence: Evidence) -> Stop | None:
         """Why a plan that has waited, met in the trial `first`, is not scored on all images; None where it is."""
@@ -138,7 +157,7 @@ class Climb:
             self._owners[digest] = job.key
             if job.final is not None:
                 self._sample(job, job.spec.images)
-            elif self.study.teacher_images:
+            elif self.study.teacher_images and job.teacher is None:
                 self.pool.submit(Task(job.key, (job.number, 0), job.spec, job.plan, what="compare"))
             else:
                 self._climb(job)
@@ -160,6 +179,7 @@ class Climb:
             self._end(job, Fate(job.key, job.evidence, stop=stop))
             return
         self._enter(job)
+        self._note(job)
         following = next(rung for rung in self.study.rung_images if rung > (job.rung or 0))
         if job.searched and job.rung is not None and following == job.spec.images:
             self._park(job)
@@ -169,21 +189,24 @@ class Climb:
 
     def _park(self, job: Job, same_as: str = "") -> None:
         """Let the trial wait before its last rung, and let those go on that wait for its plan."""
-        self._closing.park(job, same_as)
+        assert job.prepared is not None
+        self._closing.park(job, same_as, self._latencies.setdefault(job.plan.digest, job.latency_ms))
         self._count(job)
         del self.jobs[job.key]
-        self._kept[job.key] = job
+        self._prepared[job.key] = job.prepared
         self._parked.setdefault(job.plan.digest, Fate(job.key, job.evidence))
         for other in self._release(job):
             self._place(other)
 
     def _park_beside(self, job: Job, first: Fate) -> None:
-        """Let the trial wait with what is known of its plan, and with the images where they are at hand."""
+        """Let the trial wait with what is known of its plan."""
         job.teacher, job.scores = first.evidence.teacher, list(first.evidence.scores)
-        held = self._kept.get(first.key)
-        if held is not None:
-            job.shards, job.rung = list(held.shards), held.rung
         self._park(job, first.key)
+
+    def _note(self, job: Job) -> None:
+        """Put what is known of a searched trial into the storage, before more is found out."""
+        if job.trial is not None:
+            self._ledger.note(job.trial, job.evidence)
 
     def _enter(self, job: Job) -> None:
         if job.role == "floor":
@@ -193,17 +216,40 @@ class Climb:
             self._field.add(job.key, job.evidence)
 
     def _sample(self, job: Job, rung: int) -> None:
-        """Ask for the images up to `rung`, beyond those that are there."""
+        """See that the images up to `rung` are there: those that are kept, the others from the pool."""
         start, job.rung = job.rung or 0, rung
-        for seeds in job.spec.batches(start, rung):
+        missing = []
+        for seeds in self._batches(job, start, rung):
+            shards = self._shards.take(job.plan.digest, seeds, job.spec.shard_images)
+            if shards is None:
+                missing.append(seeds)
+                continue
+            job.shards += shards
+            if seeds.stop - job.spec.first_seed > job.paid:  # sampled after the last note before the driver was killed
+                job.spent_rows += sum(shard.rows for shard in shards)
+        for seeds in missing:
             order = (job.number, 1 + seeds.start - job.spec.first_seed)
             self.pool.submit(Task(job.key, order, job.spec, job.plan, seeds, "evaluate"))
+        self._reach(job)
+
+    def _batches(self, job: Job, start: int, stop: int) -> list[range]:
+        """The batches of images start ... stop - 1, the same whether a trial rests on the rungs between or not.
+
+        What another batch samples of the same seeds may differ in its last bits.
+        """
+        rungs = [stop] if job.role == "confirmed" else [rung for rung in self.study.rung_images if rung <= stop]
+        ends = [start, *(rung for rung in rungs if rung > start)]
+        return [seeds for low, high in itertools.pairwise(ends) for seeds in job.spec.batches(low, high)]
 
     def _reach(self, job: Job) -> None:
-        """All images of a rung are there: score them, and go on if it is not the last."""
+        """Once all images of a rung are there: score them, and go on if it is not the last."""
+        if len(job.shards) * job.spec.shard_images != job.rung:
+            return
         assert job.prepared is not None
         if job.rung != job.spec.images:
-            job.scores.append(self.scoring.score(job.plan, job.shards))
+            known = job.evidence.score(job.rung)  # from before the driver was killed
+            if known is None:
+                job.scores.append(self.scoring.score(job.plan, job.shards))
             self._climb(job)
             return
         result = self.scoring.finish(job.spec, job.prepared, job.shards)
@@ -213,9 +259,12 @@ class Climb:
 
     def _end(self, job: Job, fate: Fate) -> None:
         """A trial's own end; those that wait for its plan share it."""
-        if self._owners.get(fate.evidence.digest) == job.key and job.role != "confirmed":
+        owned = self._owners.get(fate.evidence.digest) == job.key
+        if owned and job.role != "confirmed":
             self._fates[fate.evidence.digest] = fate
         self._close(job, fate, "")
+        if owned or job.role == "confirmed":
+            self._shards.drop(fate.evidence.digest)
         for other in self._release(job):
             self._place(other)
 
@@ -244,6 +293,8 @@ class Climb:
     def _fail(self, job: Job, reason: str) -> None:
         self.pool.cancel(job.key)
         record = self._closing.fail(job, reason)
+        if job.prepared is not None:
+            self._shards.drop(job.plan.digest)
         del self.jobs[job.key]
         self._tell(record)
         for other in self._release(job):

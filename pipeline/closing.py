@@ -8,7 +8,7 @@ from pipeline.evidence import Evidence
 from pipeline.job import Fate, Job
 from pipeline.ledger import Ledger
 from pipeline.pruning import Field
-from pipeline.result import TrialRecord, TrialResult, describe
+from pipeline.result import TrialRecord, describe
 from search_spaces.protocol import Constraints
 
 
@@ -20,7 +20,10 @@ class Closing:
 
     def close(self, job: Job, fate: Fate, same_as: str) -> TrialRecord:
         """Tell the truth: a result, or why there is none."""
-        constraints = self._constraints(job, fate.result)
+        latency = job.latency_ms
+        if latency is None and fate.result is not None and fate.result.images_per_second > 0:
+            latency = 1000 / fate.result.images_per_second
+        constraints = self._constraints(job, latency)
         if job.final is not None:
             return self._ledger.finish(job.final, fate.evidence, constraints, fate.result, same_as=same_as)
         if job.trial is None:
@@ -36,11 +39,11 @@ class Closing:
         told = self._told(fate.evidence)
         return self._ledger.tell_stopped(job.trial, fate.stop, fate.evidence, constraints, told, _words(job), same_as)
 
-    def park(self, job: Job, same_as: str) -> None:
-        """Tell Optuna what is known of a trial that waits for its last rung."""
+    def park(self, job: Job, same_as: str, latency: float | None) -> None:
+        """Tell Optuna what is known of a trial that waits for its last rung; `latency` is that of its plan, in ms."""
         assert job.trial is not None
         told = job.scores[-1].corrected
-        constraints = self._constraints(job, None)
+        constraints = self._constraints(job, latency)
         self._ledger.tell_waiting(job.trial, job.evidence, constraints, told, _words(job), same_as)
 
     def fail(self, job: Job, reason: str) -> TrialRecord:
@@ -62,11 +65,9 @@ class Closing:
             return evidence.scores[-1].corrected
         return None if evidence.teacher is None else self._field.predicted(evidence.teacher)
 
-    def _constraints(self, job: Job, result: TrialResult | None) -> dict[str, float]:
+    def _constraints(self, job: Job, latency: float | None) -> dict[str, float]:
         """By how much each constraint of the study is exceeded, 0 and less where it is kept; those that are known."""
-        limits, latency = self._limits, job.latency_ms
-        if latency is None and result is not None and result.images_per_second > 0:
-            latency = 1000 / result.images_per_second
+        limits = self._limits
         held = {"setup_nfe": (job.evidence.setup_nfe, limits.setup_nfe), "latency_ms": (latency, limits.latency_ms)}
         return {
             name: 0.0 if value is None else value - limit  # not exceeded, as far as is known

@@ -58,7 +58,8 @@ class Job:
     """A trial on its way: its spec, what it has so far, and for a searched one Optuna's handle.
 
     `rung` is the number of images that it is being scored on, None while there is no such number. `final` is Optuna's
-    number of a trial that was told at its last rung but one and is now scored on all images.
+    number of a trial that was told at its last rung but one and is now scored on all images. `paid` images are in
+    `spent_rows` already, from before it waited or the driver was killed.
     """
 
     key: str
@@ -76,6 +77,12 @@ class Job:
     shards: list[ShardResult] = field(default_factory=list)
     scores: list[Estimate] = field(default_factory=list)
     spent_rows: int = 0
+    paid: int = 0
+
+    def recall(self, evidence: Evidence) -> None:
+        """Take up what was known of it before it waited, or before the driver was killed."""
+        self.teacher, self.scores, self.spent_rows = evidence.teacher, list(evidence.scores), evidence.spent_rows
+        self.paid = evidence.scores[-1].images if evidence.scores else 0
 
     @property
     def searched(self) -> bool:

@@ -26,6 +26,7 @@ from pipeline.run_folder import STORAGE_FILE
 DIRECTIONS: list[Literal["minimize"]] = ["minimize", "minimize"]  # FID, NFE
 Suggest = Callable[[str, BaseDistribution], Any]
 Stopped = Literal["pruned", "complete", "constraint"]
+OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LEAST_EXCESS = 1e-12  # a constraint is exceeded by something
 
 
@@ -70,21 +71,13 @@ class Ledger:
         mixed = int(np.random.SeedSequence([seed, count]).generate_state(1)[0])
         self._searched.sampler = optuna_sampler(optimizer, mixed, startup)
 
-    def recover(self) -> int:
-        """Queue again what a killed driver left running, and fail it. Returns how many there were.
+    def running(self) -> list[FrozenTrial]:
+        """What a driver that was killed left under way, in order."""
+        return self._searched.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-        Queued first and failed last, each once whatever happens in between: a driver that is killed here loses nothing.
-        """
-        trials = self._searched.get_trials(deepcopy=False)
-        queued = {trial.user_attrs.get("again") for trial in trials}
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        for trial in running:
-            if trial.number not in queued:
-                attrs = _role_attrs(trial) | {"again": trial.number}
-                self._searched.enqueue_trial(trial.params, user_attrs=attrs)
-            self._searched._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
-            self._searched.tell(trial.number, state=TrialState.FAIL)
-        return len(running)
+    def resume(self, frozen: FrozenTrial) -> tuple[Trial, dict[str, Any]]:
+        """Take up a running trial where it was: its number, what was drawn of its parameters, and what was noted."""
+        return self._drawn(Trial(self._searched, frozen._trial_id))
 
     def enqueue(self, points: Iterable[Mapping[str, Any]]) -> None:
         """Queue published settings, once: points that the study has already are left alone."""
@@ -132,19 +125,22 @@ class Ledger:
 
     @property
     def spent(self) -> int:
-        """How many searched trials are over, whatever came of them; interrupted ones come again and do not count."""
-        over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        trials = self._searched.get_trials(deepcopy=False, states=over)
-        return sum(not trial.user_attrs.get("interrupted") for trial in trials)
+        """How many searched trials are over, whatever came of them."""
+        return len(self._searched.get_trials(deepcopy=False, states=OVER))
 
     def ask(self) -> tuple[Trial, dict[str, Any]]:
         """The next searched trial, and its parameters as they were drawn."""
-        trial = self._searched.ask()
+        return self._drawn(self._searched.ask())
 
+    def _drawn(self, trial: Trial) -> tuple[Trial, dict[str, Any]]:
         def suggest(name: str, distribution: BaseDistribution) -> Any:
             return trial._suggest(name, distribution)  # what Optuna's own ask does with given distributions
 
         return trial, self._draw(suggest)
+
+    def note(self, trial: Trial, evidence: Evidence) -> None:
+        """Keep what is known of a trial that is under way."""
+        trial.set_user_attr("evidence", evidence.to_json())
 
     def tell(
         self,
@@ -200,14 +196,18 @@ class Ledger:
         self._searched.tell(trial, values=[told, evidence.nfe])
 
     def waiting(self) -> list[tuple[TrialRecord, dict[str, Any]]]:
-        """The trials that wait for their last rung, each with its parameters; the cheapest first."""
+        """The trials that wait for their last rung, each with its parameters: cheapest first, of equal ones the worst.
+
+        The best of an NFE is judged last. In another order each could be ended for one that is hardly worse, which is
+        ended in its turn, and so on.
+        """
         done = self._finals()
         held = [
             (self._record(trial), dict(trial.params))
             for trial in self._searched.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if trial.user_attrs.get("waiting") and trial.number not in done
         ]
-        return sorted(held, key=lambda item: item[0].evidence.nfe if item[0].evidence else 0)
+        return sorted(held, key=lambda item: _cheapest_worst(item[0]))
 
     def finish(
         self,
@@ -276,11 +276,9 @@ class Ledger:
         """Every trial that is over, floor and baselines first."""
         measured = self._measured.get_trials(deepcopy=False)
         beside = [self._record(trial) for trial in measured if "final" not in trial.user_attrs]
-        over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        searched = self._searched.get_trials(deepcopy=False, states=over)
-        kept = [trial for trial in searched if not trial.user_attrs.get("interrupted")]
+        searched = self._searched.get_trials(deepcopy=False, states=OVER)
         finals = self._finals()
-        return beside + [self._record(trial, finals.get(trial.number)) for trial in kept]
+        return beside + [self._record(trial, finals.get(trial.number)) for trial in searched]
 
     def _record(self, trial: FrozenTrial, final: Mapping[str, Any] | None = None) -> TrialRecord:
         attrs = trial.user_attrs | dict(final or {})
@@ -309,5 +307,6 @@ class Ledger:
         )
 
 
-def _role_attrs(trial: FrozenTrial) -> dict[str, Any]:
-    return {"role": trial.user_attrs["role"]} if "role" in trial.user_attrs else {}
+def _cheapest_worst(record: TrialRecord) -> tuple[int, float]:
+    assert record.evidence is not None
+    return record.evidence.nfe, -record.evidence.scores[-1].corrected

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pipeline.whole_file import write_whole
 
 
 class Memory:
@@ -68,15 +68,10 @@ class Memory:
     def _write(self, key: str, entry: Mapping[str, Any]) -> None:
         if self.folder is None:
             return
-        file = self._file(self.folder, key)
-        partial = file.with_suffix(f".{uuid.uuid4().hex}.part")
-        try:
+        with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"entry": entry, "digest": _digest(entry)}), encoding="utf-8")
-            os.replace(partial, file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+            held = json.dumps({"entry": entry, "digest": _digest(entry)})
+            write_whole(self._file(self.folder, key), held.encode())
 
     @staticmethod
     def _file(folder: Path, key: str) -> Path:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.registry import SpecError
+from pipeline.whole_file import write_whole
 
 STUDY_FILE, STORAGE_FILE = "study.json", "study.db"
 
@@ -47,9 +47,8 @@ def _identify(run_dir: Path, mine: dict[str, Any], fingerprint: str) -> None:
     if not file.exists():
         if (run_dir / STORAGE_FILE).exists():
             raise SpecError(f"holds a {STORAGE_FILE} but no {STUDY_FILE}", path="--run-dir", given=str(run_dir))
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"fingerprint": fingerprint, "identity": mine}, indent=1, sort_keys=True))
-        os.replace(partial, file)
+        content = json.dumps({"fingerprint": fingerprint, "identity": mine}, indent=1, sort_keys=True)
+        write_whole(file, content.encode())
         return
     try:
         held = dict(json.loads(file.read_text())["identity"])

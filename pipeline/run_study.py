@@ -32,7 +32,7 @@ from reports import figures, interactive, tables
 from reports.record import complete, read
 from search_spaces import Study
 
-TEACHER_FILE, MEMORY_FOLDER = "teacher.safetensors", "memory"
+MEMORY_FOLDER = "memory"
 
 
 class RecordUnavailableError(RuntimeError):
@@ -134,7 +134,7 @@ def search(
             listeners: list[Listener] = [screen, publisher]
             Search(
                 study, ledger, start, MomentScoring(benchmark), (benchmark.sigma_min, benchmark.sigma_max), listeners,
-                folder / TEACHER_FILE, json.dumps(identity, sort_keys=True),
+                folder, json.dumps(identity, sort_keys=True),
             ).run()  # fmt: skip
         records = ledger.records()
         if len(records) == before:

@@ -17,13 +17,17 @@ from typing import Any, Protocol
 from pipeline import agenda
 from pipeline.climb import Climb
 from pipeline.cluster import Pool
+from pipeline.evidence import Evidence
 from pipeline.job import Job, Status
 from pipeline.ledger import Ledger
 from pipeline.registry import SpecError
 from pipeline.result import Role, TrialRecord
 from pipeline.scoring import Scoring
+from pipeline.shard_store import ShardStore
 from pipeline.teaching import teach_pool
 from search_spaces import Study
+
+TEACHER_FILE, SHARDS_FOLDER = "teacher.safetensors", "shards"
 
 
 class Listener(Protocol):
@@ -41,8 +45,8 @@ class Listener(Protocol):
 class Search:
     """One run of a study: continues whatever its ledger holds.
 
-    `sigma_range` is the benchmark's (sigma_min, sigma_max), where baselines run. `teacher_file` keeps the teacher for
-    the next run; `identity` says what it is the teacher of.
+    `sigma_range` is the benchmark's (sigma_min, sigma_max), where baselines run. `run_dir` keeps the teacher and the
+    shards of trials that are not over for the next run; `identity` says what they are of.
     """
 
     def __init__(
@@ -53,24 +57,25 @@ class Search:
         scoring: Scoring,
         sigma_range: tuple[float, float],
         listeners: Iterable[Listener] = (),
-        teacher_file: Path | None = None,
+        run_dir: Path | None = None,
         identity: str = "",
     ) -> None:
         self.study, self.ledger = study, ledger
         self.listeners = list(listeners)
         self._open_pool = open_pool
         self._sigma_range = sigma_range
-        self._teacher_file, self._identity = teacher_file, identity
+        self._teacher_file, self._identity = run_dir and run_dir / TEACHER_FILE, identity
+        self._shards = ShardStore(run_dir and run_dir / SHARDS_FOLDER, identity)
         self._numbers = itertools.count(1)
         self.status = Status(total=0)
-        self._climb = Climb(study, ledger, scoring, self.status, self._tell)
+        self._climb = Climb(study, ledger, scoring, self._shards, self.status, self._tell)
         self._measured: deque[Job] = deque()
         self._finalists: deque[tuple[TrialRecord, dict[str, Any]]] = deque()
         self._left = self._asked = 0
 
     def run(self) -> Status:
         """Do what is left of the study: unmeasured baselines, searched trials up to its number, and confirmations."""
-        self.ledger.recover()
+        self._resumed = deque(self.ledger.running())
         records = self.ledger.records()
         for record in records:
             self._climb.recall(record)
@@ -85,6 +90,7 @@ class Search:
             try:
                 self._search()
                 self._confirm()
+                self._shards.clear()
             finally:
                 self.pool.close()
         return self.status
@@ -116,20 +122,18 @@ class Search:
             record, params = self._finalists.popleft()
             evidence, number = record.evidence, int(record.key.rpartition("/")[2])
             assert evidence is not None
-            job = self._climb.kept(record.key)
             stop = self._climb.overtaken(record.same_as or record.key, evidence)
             if stop is not None:
                 ended = self.ledger.finish(
                     number, evidence, record.constraints, reason=stop.reason, same_as=record.same_as
                 )
-                self._climb.recall(ended)
+                self._climb.leave(ended)
                 self._tell(ended)
                 continue
-            if job is None:  # an earlier run of the study began it: its images are drawn again
-                spec = self.study.spec(self.study.parsed_space.assemble(params))
-                job = Job(record.key, record.role, spec, 0, scores=list(evidence.scores), teacher=evidence.teacher)
-                job.spent_rows = evidence.spent_rows
-            job.trial, job.final, job.number = None, number, next(self._numbers)
+            spec = self.study.spec(self.study.parsed_space.assemble(params))
+            job = Job(record.key, record.role, spec, next(self._numbers), final=number)
+            job.recall(evidence)
+            job.prepared = self._climb.prepared(record.key)
             return job
         return None
 
@@ -167,7 +171,7 @@ class Search:
         if self._asked >= self._left:
             return None
         self._asked += 1
-        trial, params = self.ledger.ask()
+        trial, params = self.ledger.resume(self._resumed.popleft()) if self._resumed else self.ledger.ask()
         role: Role = trial.user_attrs.get("role", "searched")
         key = f"{role}/{trial.number}"
         try:
@@ -175,7 +179,10 @@ class Search:
         except SpecError as error:
             self._tell(self.ledger.tell_off(trial, str(error)))
             return self._ask()
-        return Job(key, role, spec, next(self._numbers), trial=trial)
+        job = Job(key, role, spec, next(self._numbers), trial=trial)
+        if "evidence" in trial.user_attrs:
+            job.recall(Evidence.from_json(trial.user_attrs["evidence"]))
+        return job
 
     def _tell(self, record: TrialRecord) -> None:
         self.status.done += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pipeline.denoiser import Meter
 from pipeline.evidence import TeacherDistance
 from pipeline.plan import Plan
 from pipeline.trial import draw, finite
+from pipeline.whole_file import write_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +37,10 @@ class Teacher:
 
     def save(self, file: Path, identity: str) -> None:
         """Keep it; `identity` says of which plan, benchmark and seeds it is. Written whole or not at all."""
-        partial = file.with_suffix(".partial")
         # Features may be the samples' own memory, which safetensors does not take twice.
         tensors = {"samples": self.samples.contiguous(), "features": self.features.contiguous().clone()}
         held = {"identity": identity, "first_seed": str(self.seeds.start)}
-        safetensors.torch.save_file(tensors, partial, metadata=held)
-        os.replace(partial, file)
+        write_whole(file, safetensors.torch.save(tensors, held))
 
     @staticmethod
     def load(file: Path, identity: str) -> Teacher | None:

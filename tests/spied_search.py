@@ -203,9 +203,8 @@ def run(
     """Search, or go on with what is kept under `folder`; None keeps nothing."""
     spy, heard, gmm = pool or Spy(spoil), Heard(), benchmarks.load("gmm")
     ledger = open_ledger(folder, study, disk=disk)
-    teacher = folder / "teacher.safetensors" if folder is not None else None
     ends = gmm.sigma_min, gmm.sigma_max
-    status = Search(study, ledger, lambda: spy, scoring or MomentScoring(gmm), ends, [heard], teacher, "gmm 1").run()
+    status = Search(study, ledger, lambda: spy, scoring or MomentScoring(gmm), ends, [heard], folder, "gmm 1").run()
     return Ran(ledger.records(), spy, heard, status, ledger)
 
 

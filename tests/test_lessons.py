@@ -17,7 +17,7 @@ from pipeline.sampler import Sampler, trace
 from pipeline.schedules import EDM, SCHEDULES
 from pipeline.solvers import SOLVERS
 from tests.conformance_problem import MIXTURE
-from tests.test_contract import SCHEDULE_EXAMPLES, examples, noise
+from tests.contract_examples import SCHEDULE_EXAMPLES, examples, noise
 
 EULER = {"name": "euler"}
 SWITCH = {"name": "switch", "tau_k": 0.05, "calibration_images": 32}

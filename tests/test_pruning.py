@@ -1,47 +1,16 @@
-"""Who a rung stops: by confidence, in pairs, never for a dearer rival, and never the best."""
+"""Who a rung stops, and who is overtaken: by confidence, in pairs, never for a dearer rival, and never the best."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.comparison import RESOLUTION, Estimate, difference
-from pipeline.evidence import Evidence, TeacherDistance
-from pipeline.pruning import LEAST_PAIRS, Field
-
-IMAGES, FULL = 100, 1000
-# What the noise of the images does to every plan alike: to each image's distance, and to the FID without each group.
-LUCK = np.random.default_rng(3).normal(size=64)
-GROUPS = np.random.default_rng(4).normal(size=10)
-
-
-def distance(mean, luck=LUCK, spread=0.1):
-    """Distances of this mean, each image's luck scaled with it."""
-    each = mean * (1 + spread * (luck - luck.mean()))
-    return TeacherDistance(tuple(each.tolist()), tuple(each.tolist()))
-
-
-def fid(corrected, images=IMAGES, groups=GROUPS, spread=0.1):
-    """A score of this corrected FID whose groups share their luck."""
-    left_out = corrected + spread * (groups - groups.mean())
-    return replace(Estimate.of(images, corrected, tuple(left_out.tolist())), corrected=corrected)
-
-
-def known(nfe, teacher=None, *scores):
-    return Evidence(f"{nfe:016x}", nfe, teacher=teacher, scores=scores)
-
-
-def field(*evidence, slack=1.5, confidence=0.95, floor=None):
-    made = Field(slack, confidence)
-    if floor is not None:
-        made.set_floor(floor)
-    for i, each in enumerate(evidence):
-        made.add(f"rival/{i}", each)
-    return made
-
+from pipeline.comparison import RESOLUTION, difference
+from pipeline.evidence import TeacherDistance
+from pipeline.pruning import LAST_CONFIDENCE, Field
+from tests.made_evidence import FULL, GROUPS, IMAGES, LUCK, distance, fid, field, known
 
 # The teacher's rung ----------------------------------------------------------------------------------------------
 
@@ -181,13 +150,16 @@ rivals = st.builds(
 )
 
 
+def leading(others, nfe):
+    """A corrected FID below that of all these as cheap, by more than the resolution."""
+    return min((each.scores[0].corrected for each in others if each.nfe <= nfe), default=1.0) * (1 - RESOLUTION) * 0.999
+
+
 @given(st.lists(rivals, max_size=6), lucks, st.floats(0, 2), st.integers(2, 6), st.floats(1, 3))
 def test_the_best_of_its_nfe_is_never_stopped(others, luck, spread, nfe, slack):
     """The best: closer to the teacher than anyone as cheap, and of a lower FID by more than the resolution."""
-    cheap = [each for each in others if each.nfe <= nfe]
-    level = min((each.scores[0].corrected for each in cheap), default=1.0) * (1 - RESOLUTION) * 0.999
-    far = min((each.teacher.mean for each in cheap), default=1.0)
-    best = known(nfe, distance(far, luck, spread), fid(level, IMAGES, luck, spread))
+    far = min((each.teacher.mean for each in others if each.nfe <= nfe), default=1.0)
+    best = known(nfe, distance(far, luck, spread), fid(leading(others, nfe), IMAGES, luck, spread))
     made = field(*others, slack=slack)
     assert made.judge("me", best, None) is None
     assert made.judge("me", best, IMAGES) is None
@@ -221,115 +193,83 @@ def test_a_rival_that_stops_is_as_cheap_and_its_lead_is_sure(others):
     assert apart.gap - apart.error > -RESOLUTION * rival.scores[0].corrected
 
 
-# Nothing to win --------------------------------------------------------------------------------------------------
+# The end of the search -------------------------------------------------------------------------------------------
 
 
-def test_who_equals_the_floor_leaves_nothing_to_win_for_the_dearer():
-    floor = known(255, None, fid(1.0), fid(1.0, FULL))
-    made = field(known(5, None, fid(3.0, FULL)), known(9, None, fid(1.0, FULL)), known(7), floor=floor)
-    assert made.saturated(8) is None
-    for nfe in (9, 30):
-        stop = made.saturated(nfe)
-        assert stop.rival == "rival/1"
-        assert stop.reason == "nothing to win: rival/1 is as good as the floor with 9 evaluations"
-    made.add("cheaper", known(6, None, fid(0.9, FULL)))
-    assert made.saturated(30).rival == "cheaper"
-    assert made.saturated(6).rival == "cheaper"
-    assert made.saturated(5) is None
+def apart(gap, images=IMAGES):
+    """Two scores of this gap on two groups: its standard error is 1, and t has one degree of freedom.
 
-
-def test_nobody_is_saturated_by_itself():
-    made = field(known(9, None, fid(1.0, FULL)), floor=known(255, None, fid(1.0, FULL)))
-    assert made.saturated(9, "rival/0") is None
-    assert made.saturated(9, "rival/1")
-
-
-def test_the_last_rung_reached_is_what_is_held_against_the_floor():
-    """On few images alike and on all of them not, and the other way round; the floor has both."""
-    floor = known(255, None, fid(1.0), fid(1.0, FULL))
-    assert field(known(9, None, fid(1.0)), floor=floor).saturated(9)
-    assert field(known(9, None, fid(1.0), fid(3.0, FULL)), floor=floor).saturated(9) is None
-    assert field(known(9, None, fid(3.0), fid(1.0, FULL)), floor=floor).saturated(9)
-    assert field(known(9, None, fid(1.0)), floor=known(255, None, fid(1.0, FULL))).saturated(9) is None
+    There, t is the tangent of a quarter turn times the confidence: 3.078 at 0.8, 1 at 0.5. The rival's FID of 0 leaves
+    no margin.
+    """
+    return fid(gap, images, np.array([-1.0, 1.0]), spread=1.0), fid(0.0, images, np.zeros(2))
 
 
 @pytest.mark.parametrize(
-    ("error", "gap", "nothing"),
-    [
-        (0.0, 0.0, True),
-        (0.19, 0.0, True),
-        (0.21, 0.0, False),  # the interval says too little
-        (0.1, 0.9, True),
-        (0.05, 1.1, False),  # seen to be above, if by a little
-        (0.15, 0.9, False),
-        (0.5, -1.0, True),
-    ],
+    ("gap", "stopped", "overtaken"),
+    [(3.09, True, True), (3.07, False, True), (1.01, False, True), (0.99, False, False), (-9.0, False, False)],
 )
-def test_who_is_not_seen_above_the_floor_nor_can_be_by_a_fifth_equals_it(error, gap, nothing):
-    """`error` in FIDs of the floor, `gap` in errors."""
-    floor, mirrored = fid(2.0, FULL, spread=1.0), GROUPS[::-1]
-    spread = 2.0 * error / difference(fid(2.0, FULL, mirrored, spread=1.0), floor).error
-    ours = fid(2.0 * (1 + gap * error), FULL, mirrored, spread)
-    made = field(known(9, None, ours), floor=known(255, None, fid(2.0, FULL, spread=spread)))
-    assert (made.saturated(9) is not None) == nothing
+def test_who_came_through_is_overtaken_beyond_the_narrower_interval_of_the_end(gap, stopped, overtaken):
+    score, rival = apart(gap)
+    made = field(known(8, None, rival), confidence=0.8)
+    assert (made.judge("me", known(8, None, score), IMAGES) is not None) == stopped
+    stop = made.overtaken("me", known(8, None, score))
+    assert (stop is not None) == overtaken
+    if stop is not None:
+        assert stop.excess == pytest.approx(gap)
+        assert stop.reason.startswith(f"stopped at 100 images: a FID of {gap:+.2g} ± 1 beside rival/0")
 
 
-def test_a_difference_that_is_not_seen_is_no_equality():
-    """With luck of its own on each group the interval is wider than a fifth, though the two are equal."""
-    floor = known(255, None, fid(1.0, FULL))
-    other = np.random.default_rng(6).normal(size=10)
-    assert field(known(9, None, fid(1.0, FULL, other, spread=0.1)), floor=floor).saturated(30) is None
-    assert field(known(9, None, fid(1.0, FULL, spread=0.1)), floor=floor).saturated(30)
-    assert field(known(9, None, fid(1.5, FULL, spread=0.1)), floor=floor).saturated(30) is None
-    assert field(known(9, None, replace(fid(1.0, FULL), leave_one_out=())), floor=floor).saturated(30) is None
+@pytest.mark.parametrize("confidence", [0.95, 0.8, 0.51, 0.49, 0.2, 0.0])
+def test_the_interval_of_the_end_is_never_wider_than_the_fields(confidence):
+    t = math.tan(math.pi / 2 * min(confidence, 0.5))
+    for gap, overtaken in ((t - 0.01, False), (t + 0.01, True)):
+        score, rival = apart(gap)
+        made = field(known(8, None, rival), confidence=confidence)
+        assert (made.overtaken("me", known(8, None, score)) is not None) == overtaken
 
 
-def test_nothing_is_saturated_before_the_floor_is_known():
-    assert field(known(9, None, fid(1.0, FULL))).saturated(30) is None
-    assert field(known(9, None, fid(1.0, FULL)), floor=known(255)).saturated(30) is None
+@pytest.mark.parametrize(("first", "last", "overtaken"), [(9.0, 0.0, False), (0.0, 9.0, True)])
+def test_the_last_score_of_who_waits_is_what_it_is_judged_by(first, last, overtaken):
+    """The rival has been scored on more images since, and another one on those alone."""
+    few, more = apart(first), apart(last, 2 * IMAGES)
+    ended = known(8, None, few[1], more[1], fid(0.0, FULL, np.zeros(2)))
+    made = field(ended, known(8, None, apart(9.0, FULL)[1]))
+    stop = made.overtaken("me", known(8, None, few[0], more[0]))
+    assert (stop is not None) == overtaken
+    if stop is not None:
+        assert stop.rival == "rival/0"
+        assert stop.reason.startswith("stopped at 200 images")
 
 
-def test_a_trial_that_ended_before_the_floor_is_compared_with_it_later():
-    made = field(known(9, None, fid(1.0, FULL)))
-    made.set_floor(known(255, None, fid(1.0, FULL)))
-    assert made.saturated(9).rival == "rival/0"
+def test_nobody_is_overtaken_by_a_dearer_rival_nor_by_itself():
+    score, better = apart(99.0)
+    ours = known(8, None, score)
+    made = field(known(9, None, better))
+    made.add("me", known(8, None, better))
+    assert made.overtaken("me", ours) is None
+    assert made.overtaken("another", ours).rival == "me"
+    assert field(known(3, None, better)).overtaken("me", ours)
 
 
-# What a distance says of FID -------------------------------------------------------------------------------------
+def test_who_overtakes_is_named_as_the_one_that_is_furthest_ahead():
+    made = field(*(known(8, None, fid(level)) for level in (2.0, 1.0, 3.0)))
+    assert made.overtaken("me", known(8, None, fid(9.0))).rival == "rival/1"
 
 
-def measured(far, level, images=FULL):
-    return known(8, distance(far), fid(level, images))
+@given(st.lists(rivals, max_size=6), lucks, st.floats(0, 2), st.integers(2, 6), st.floats(0, 0.99))
+def test_the_best_of_its_nfe_is_never_overtaken(others, luck, spread, nfe, confidence):
+    """The best: of a lower FID than anyone as cheap, by more than the resolution, however far from the teacher."""
+    best = known(nfe, distance(1000.0, luck), fid(leading(others, nfe), IMAGES, luck, spread))
+    assert field(*others, confidence=confidence).overtaken("me", best) is None
 
 
-def test_the_predicted_fid_lies_on_the_line_through_the_logarithms():
-    """FID = 3 distance^2, exactly."""
-    floor = known(255, None, fid(0.5, FULL))
-    made = field(*(measured(far, 3 * far**2) for far in (0.1, 0.2, 0.5, 1.0, 2.0)), floor=floor)
-    for far in (0.05, 0.7, 10.0):
-        assert made.predicted(distance(far)) == pytest.approx(3 * far**2, rel=1e-9)
-    assert made.predicted(TeacherDistance((0.0,), (0.0,))) is None
-
-
-def test_the_predicted_fid_by_hand():
-    """Where no line fits: of four points at distances 1, 1, e, e with log FID 0, 2, 3, 5, and one in their middle."""
-    floor = known(255, None, fid(0.5, FULL))
-    points = [(1.0, 0.0), (1.0, 2.0), (math.e, 3.0), (math.e, 5.0), (math.exp(0.5), 2.5)]
-    made = field(*(measured(far, math.exp(level)) for far, level in points), floor=floor)
-    assert made.predicted(distance(math.exp(2))) == pytest.approx(math.exp(7), rel=1e-9)
-
-
-def test_nothing_is_predicted_from_too_little():
-    floor = known(255, None, fid(0.5, FULL))
-    enough = [measured(far, far) for far in (0.1, 0.2, 0.5, 1.0, 2.0)]
-    assert len(enough) == LEAST_PAIRS
-    assert field(*enough, floor=floor).predicted(distance(1.0)) == pytest.approx(1.0)
-    assert field(*enough[1:], floor=floor).predicted(distance(1.0)) is None
-    without = [
-        measured(0.1, -0.01),
-        measured(0.1, 1.0, IMAGES),
-        known(8, None, fid(1.0, FULL)),
-        known(8, distance(1.0)),
-    ]
-    assert field(*enough[1:], *without, floor=floor).predicted(distance(1.0)) is None
-    assert field(*([measured(1.0, 1.0)] * 5), floor=floor).predicted(distance(1.0)) is None
+@given(st.lists(rivals, min_size=1, max_size=6), st.floats(0, 0.99))
+def test_whom_its_rung_would_stop_is_overtaken_at_the_end(others, confidence):
+    """Where the field is less sure than the end asks for, the two say the same."""
+    *told, ours = others
+    made = field(*told, confidence=confidence)
+    stop, overtaken = made.judge("me", ours, IMAGES), made.overtaken("me", ours)
+    if confidence <= LAST_CONFIDENCE:
+        assert overtaken == stop
+    assert overtaken is not None or stop is None

@@ -1,4 +1,4 @@
-"""The closed forms: limits, ranges and mistakes. What every schedule keeps to is in test_contract.py."""
+"""The closed forms: limits, ranges and mistakes. What every schedule keeps to is in test_schedule_contract.py."""
 
 from __future__ import annotations
 
