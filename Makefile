@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= python3
 
-.PHONY: demo test check ui bench clean
+.PHONY: demo test check ui bench bench-live clean
 
 demo: $(STAMP)
 	$(BIN)/sigmasearch search search_spaces/digits.yaml
@@ -23,6 +23,10 @@ ui: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest tests/performance --benchmark-only -o addopts=
+
+# Ten live searches beside ten with every trial at full size: half an hour of two cores.
+bench-live: $(STAMP)
+	$(BIN)/python -m tests.performance.live_cost
 
 clean:
 	rm -rf $(VENV) runs

@@ -1,7 +1,7 @@
 """What becomes of a trial at each rung: it shares, climbs, is stopped, waits, or is scored on all its images.
 
-Equal plans are evaluated once. Those that come through the rungs wait before the last one until the search is over,
-because most of the price of a trial is its last rung, and a search that goes forward leaves most of its trials behind.
+Equal plans are evaluated once. Those that come through the first rungs wait there until the search is over,
+see `pipeline.finals`.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class Climb:
         self._parked: dict[str, Fate] = {}
         self._latencies: dict[str, float | None] = {}
         self._prepared: dict[str, Prepared] = {}
+        self._rested: list[Job] = []
         # Searched trials that have ended or wait, and their rows: what the next one may cost.
-        self.ended = self.ended_rows = 0
+        self._ended = self._ended_rows = 0
 
     def recall(self, record: TrialRecord) -> None:
         """Take up what is known of a trial that is over, or waits."""
@@ -115,8 +116,17 @@ class Climb:
             self._reach(job)
 
     def end_waiting(self) -> None:
-        """Nobody waits any more: who comes now goes on to the last rung, and is judged by `overtaken`."""
+        """Nobody waits any more: who comes now goes on, and is judged by `overtaken`."""
         self._parked.clear()
+
+    def rested(self) -> list[Job]:
+        """The trials that have reached their goal since this was asked, and have more rungs before them."""
+        rested, self._rested = self._rested, []
+        return rested
+
+    def mean_rows(self, otherwise: float) -> float:
+        """What a searched trial has cost before it ended or waited."""
+        return self._ended_rows / self._ended if self._ended else otherwise
 
     def prepared(self, key: str) -> Prepared | None:
         """The plan of a trial that waited; None where it did so in an earlier run of the study."""
@@ -129,11 +139,12 @@ class Climb:
             self._shards.drop(record.evidence.digest)
 
     def overtaken(self, first: str, evidence: Evidence) -> Stop | None:
-        """Why a plan that has waited, met in the trial `first`, is not scored on all images; None where it is."""
+        """Why a plan that has waited, met in the trial `first`, does not go on; None where it does."""
         fate = self._fates.get(evidence.digest)
-        if fate is not None and fate.result is not None:
-            return None  # it has been by now, and is shared
-        return self._field.overtaken(first, evidence) or self._field.saturated(evidence.nfe, first)
+        if fate is not None:
+            return fate.stop  # None where it was scored by now, and is shared
+        stop = self._field.judge(first, evidence, evidence.scores[-1].images)
+        return stop or self._field.saturated(evidence.nfe, first)
 
     def _spend(self, job: Job, rows: int) -> None:
         job.spent_rows += rows
@@ -156,7 +167,7 @@ class Climb:
         else:
             self._owners[digest] = job.key
             if job.final is not None:
-                self._sample(job, job.spec.images)
+                self._sample(job, job.goal)
             elif self.study.teacher_images and job.teacher is None:
                 self.pool.submit(Task(job.key, (job.number, 0), job.spec, job.plan, what="compare"))
             else:
@@ -181,7 +192,7 @@ class Climb:
         self._enter(job)
         self._note(job)
         following = next(rung for rung in self.study.rung_images if rung > (job.rung or 0))
-        if job.searched and job.rung is not None and following == job.spec.images:
+        if job.searched and job.rung is not None and following > self.study.waiting_images:
             self._park(job)
             return
         # Baselines climb the same rungs and are never stopped: which of them leads must not hang on a search.
@@ -250,12 +261,24 @@ class Climb:
             known = job.evidence.score(job.rung)  # from before the driver was killed
             if known is None:
                 job.scores.append(self.scoring.score(job.plan, job.shards))
-            self._climb(job)
+            if job.final is None:
+                self._climb(job)
+            else:
+                self._rest(job)
             return
         result = self.scoring.finish(job.spec, job.prepared, job.shards)
         job.scores.append(result.score)
         self._enter(job)
         self._end(job, Fate(job.key, job.evidence, result))
+
+    def _rest(self, job: Job) -> None:
+        """Its goal is reached, and the next rung is for the next round."""
+        self._enter(job)
+        del self.jobs[job.key]
+        job.paid, job.shards, job.rung = job.rung or 0, [], None
+        self._rested.append(job)
+        for other in self._release(job):
+            self._place(other)
 
     def _end(self, job: Job, fate: Fate) -> None:
         """A trial's own end; those that wait for its plan share it."""
@@ -309,4 +332,4 @@ class Climb:
         return self._waiting.pop(digest, [])
 
     def _count(self, job: Job) -> None:
-        self.ended, self.ended_rows = self.ended + 1, self.ended_rows + job.spent_rows
+        self._ended, self._ended_rows = self._ended + 1, self._ended_rows + job.spent_rows

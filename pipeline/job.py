@@ -58,8 +58,8 @@ class Job:
     """A trial on its way: its spec, what it has so far, and for a searched one Optuna's handle.
 
     `rung` is the number of images that it is being scored on, None while there is no such number. `final` is Optuna's
-    number of a trial that was told at its last rung but one and is now scored on all images. `paid` images are in
-    `spent_rows` already, from before it waited or the driver was killed.
+    number of a trial that has waited since it was told; it goes on to `goal` images. `paid` images are in `spent_rows`
+    already, from before it waited or the driver was killed.
     """
 
     key: str
@@ -71,6 +71,7 @@ class Job:
     trial: Trial | None = None
     confirms: str = ""
     final: int | None = None
+    goal: int = 0
     prepared: Prepared | None = None
     teacher: TeacherDistance | None = None
     rung: int | None = None

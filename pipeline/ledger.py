@@ -196,18 +196,13 @@ class Ledger:
         self._searched.tell(trial, values=[told, evidence.nfe])
 
     def waiting(self) -> list[tuple[TrialRecord, dict[str, Any]]]:
-        """The trials that wait for their last rung, each with its parameters: cheapest first, of equal ones the worst.
-
-        The best of an NFE is judged last. In another order each could be ended for one that is hardly worse, which is
-        ended in its turn, and so on.
-        """
+        """The trials that wait for their last rungs, each with its parameters."""
         done = self._finals()
-        held = [
+        return [
             (self._record(trial), dict(trial.params))
             for trial in self._searched.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if trial.user_attrs.get("waiting") and trial.number not in done
         ]
-        return sorted(held, key=lambda item: _cheapest_worst(item[0]))
 
     def finish(
         self,
@@ -298,15 +293,10 @@ class Ledger:
             result=result,
             budget=attrs.get("budget"),
             params=dict(trial.params),
-            reason="waits for its last rung" if waiting else attrs.get("reason", ""),
+            reason="waits for its last rungs" if waiting else attrs.get("reason", ""),
             same_as=attrs.get("same_as", ""),
             evidence=evidence,
             constraints={name: value for name, value in limits.items() if name != "behind"},
             confirms=attrs.get("confirms", ""),
             waiting=waiting,
         )
-
-
-def _cheapest_worst(record: TrialRecord) -> tuple[int, float]:
-    assert record.evidence is not None
-    return record.evidence.nfe, -record.evidence.scores[-1].corrected

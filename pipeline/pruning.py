@@ -7,7 +7,6 @@ measured on the same noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +17,6 @@ from pipeline.evidence import Evidence, TeacherDistance
 
 # A plan whose FID is above the floor's by less than this share of it, with confidence, leaves nothing to win.
 NEGLIGIBLE = 0.2
-# At the last rung the question is another one: whether all images may yet put the trial in front. Who is more likely
-# behind than not, by so much confidence, does not get them. Replays of digits-kde: 0.8 to 0.25 find equal fronts.
-LAST_CONFIDENCE = 0.5
 LEAST_PAIRS = 5  # trials with both numbers, before FID is told from a distance to the teacher
 
 
@@ -72,20 +68,13 @@ class Field:
 
     def judge(self, key: str, evidence: Evidence, images: int | None) -> Stop | None:
         """Whether the trial is stopped at the rung of so many images; None is the rung of the teacher."""
-        return _worst(
+        found = [
             self._behind_in_distance(evidence, name, known)
             if images is None
-            else self._behind_in_fid(evidence, name, known, images, self.confidence)
+            else self._behind_in_fid(evidence, name, known, images)
             for name, known in self._rivals(key, evidence.nfe)
-        )
-
-    def overtaken(self, key: str, evidence: Evidence) -> Stop | None:
-        """Whether a trial that waits before its last rung is not worth it, by all that is known at the end."""
-        images, confidence = evidence.scores[-1].images, min(self.confidence, LAST_CONFIDENCE)
-        return _worst(
-            self._behind_in_fid(evidence, name, known, images, confidence)
-            for name, known in self._rivals(key, evidence.nfe)
-        )
+        ]
+        return max((stop for stop in found if stop is not None), key=lambda stop: stop.excess, default=None)
 
     def _rivals(self, key: str, nfe: int) -> list[tuple[str, Evidence]]:
         return [(name, known) for name, known in self._known.items() if name != key and known.nfe <= nfe]
@@ -121,13 +110,11 @@ class Field:
         )
         return Stop(name, reason, float(gaps.mean()))
 
-    def _behind_in_fid(
-        self, evidence: Evidence, name: str, rival: Evidence, images: int, confidence: float
-    ) -> Stop | None:
+    def _behind_in_fid(self, evidence: Evidence, name: str, rival: Evidence, images: int) -> Stop | None:
         ours, theirs = evidence.score(images), rival.score(images)
         if ours is None or theirs is None:
             return None
-        gap, _, error, paired = difference(ours, theirs, confidence=confidence)
+        gap, _, error, paired = difference(ours, theirs, confidence=self.confidence)
         # Better by less than this would be called inconclusive in the end.
         margin = RESOLUTION * max(theirs.corrected, 0.0)
         if not paired or not gap - error > -margin:
@@ -151,7 +138,3 @@ class Field:
 
     def _quantile(self, count: int) -> float:
         return float(stdtrit(count - 1, (1 + self.confidence) / 2))
-
-
-def _worst(found: Iterable[Stop | None]) -> Stop | None:
-    return max((stop for stop in found if stop is not None), key=lambda stop: stop.excess, default=None)

@@ -12,12 +12,13 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline import agenda
 from pipeline.climb import Climb
 from pipeline.cluster import Pool
 from pipeline.evidence import Evidence
+from pipeline.finals import Finals
 from pipeline.job import Job, Status
 from pipeline.ledger import Ledger
 from pipeline.registry import SpecError
@@ -69,8 +70,8 @@ class Search:
         self._numbers = itertools.count(1)
         self.status = Status(total=0)
         self._climb = Climb(study, ledger, scoring, self._shards, self.status, self._tell)
+        self._finals = Finals(study, ledger, self._climb, self._numbers, self._tell)
         self._measured: deque[Job] = deque()
-        self._finalists: deque[tuple[TrialRecord, dict[str, Any]]] = deque()
         self._left = self._asked = 0
 
     def run(self) -> Status:
@@ -108,34 +109,9 @@ class Search:
                 self._wait,
             )
         self._work()
-        self._finish()
-
-    def _finish(self) -> None:
-        """Score on all images whoever came through the rungs and is not dominated by now."""
-        self._finalists = deque(self.ledger.waiting())
         self._climb.end_waiting()
-        self._work()
-
-    def _finalist(self) -> Job | None:
-        """The next trial that goes on to its last rung; those that are dominated by now end here."""
-        while self._finalists:
-            record, params = self._finalists.popleft()
-            evidence, number = record.evidence, int(record.key.rpartition("/")[2])
-            assert evidence is not None
-            stop = self._climb.overtaken(record.same_as or record.key, evidence)
-            if stop is not None:
-                ended = self.ledger.finish(
-                    number, evidence, record.constraints, reason=stop.reason, same_as=record.same_as
-                )
-                self._climb.leave(ended)
-                self._tell(ended)
-                continue
-            spec = self.study.spec(self.study.parsed_space.assemble(params))
-            job = Job(record.key, record.role, spec, next(self._numbers), final=number)
-            job.recall(evidence)
-            job.prepared = self._climb.prepared(record.key)
-            return job
-        return None
+        for _ in self._finals.rounds():
+            self._work()
 
     def _confirm(self) -> None:
         self._measured = deque(agenda.confirmations(self.study, self.ledger.records(), self._numbers))
@@ -165,7 +141,7 @@ class Search:
 
     def _next(self) -> Job | None:
         """The next trial to start: what is measured first, then what is searched; None if all have been started."""
-        return self._measured.popleft() if self._measured else self._ask() or self._finalist()
+        return self._measured.popleft() if self._measured else self._ask() or self._finals.next()
 
     def _ask(self) -> Job | None:
         if self._asked >= self._left:
@@ -195,7 +171,7 @@ class Search:
     def _rows_left(self) -> float:
         """Network rows to come. A searched trial counts as the mean of those ended, or as the middle budget.
 
-        Of those that wait for their last rung each counts as if it went on, once the search is over.
+        Of those that wait for their last rungs each counts as if it went on, once the search is over.
         """
         images, budgets = self.study.images, self.study.budgets
         typical = budgets[len(budgets) // 2]
@@ -205,10 +181,5 @@ class Search:
             for job in self._climb.jobs.values()
         )
         measured = sum(job.budget or budgets[-1] for job in self._measured)
-        each = self._climb.ended_rows / self._climb.ended if self._climb.ended else typical * images
-        waiting = sum(
-            record.evidence.nfe * (images - record.evidence.scores[-1].images)
-            for record, _ in self._finalists
-            if record.evidence is not None and not record.same_as
-        )
-        return running + images * measured + each * (self._left - self._asked) + waiting
+        asked = self._climb.mean_rows(otherwise=typical * images) * (self._left - self._asked)
+        return running + images * measured + asked + self._finals.rows_left

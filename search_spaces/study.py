@@ -146,6 +146,15 @@ class Study(BaseModel):
         return [*([] if self.rungs is None else self.rungs.below(self.images, self.shard_images)), self.images]
 
     @property
+    def waiting_images(self) -> int:
+        """The rung where searched trials wait for the end of the search.
+
+        It is the last one of at most a quarter of all images, or the first one where all have more.
+        """
+        first, *others = self.rung_images
+        return max([first, *(rung for rung in others if 4 * rung <= self.images)])
+
+    @property
     def baseline_names(self) -> list[str]:
         """The baselines to measure, by registry name."""
         return METHODS.names() if self.baselines == "all" else list(self.baselines)

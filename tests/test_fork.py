@@ -9,11 +9,11 @@ import yaml
 from rich.console import Console
 
 from pipeline import run_study
+from pipeline.finals import Finals
 from pipeline.fork import fork, old_identity
 from pipeline.ledger import Ledger
 from pipeline.registry import SpecError
 from pipeline.run_folder import claim
-from pipeline.search import Search
 from tests.conftest import SMALL
 from tests.spied_search import EULERS, RUNGS, open_ledger, run
 
@@ -185,7 +185,7 @@ def test_a_fork_of_a_search_that_was_killed_goes_on_from_its_waiting_trials(smal
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Search, "_finish", killed)
+        patch.setattr(Finals, "rounds", killed)
         with pytest.raises(KeyboardInterrupt):
             begun(tmp_path / "old", study)
     source = open_ledger(tmp_path / "old", study, disk=True)

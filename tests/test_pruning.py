@@ -1,6 +1,4 @@
-"""Who a rung stops, and who is overtaken: by confidence, in pairs, never for a dearer rival, and never the best."""
-
-import math
+"""Who a rung stops: by confidence, in pairs, never for a dearer rival, and never the best."""
 
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.comparison import RESOLUTION, difference
 from pipeline.evidence import TeacherDistance
-from pipeline.pruning import LAST_CONFIDENCE, Field
+from pipeline.pruning import Field
 from tests.made_evidence import FULL, GROUPS, IMAGES, LUCK, distance, fid, field, known
 
 # The teacher's rung ----------------------------------------------------------------------------------------------
@@ -191,85 +189,3 @@ def test_a_rival_that_stops_is_as_cheap_and_its_lead_is_sure(others):
     assert rival.nfe <= ours.nfe
     assert apart.paired
     assert apart.gap - apart.error > -RESOLUTION * rival.scores[0].corrected
-
-
-# The end of the search -------------------------------------------------------------------------------------------
-
-
-def apart(gap, images=IMAGES):
-    """Two scores of this gap on two groups: its standard error is 1, and t has one degree of freedom.
-
-    There, t is the tangent of a quarter turn times the confidence: 3.078 at 0.8, 1 at 0.5. The rival's FID of 0 leaves
-    no margin.
-    """
-    return fid(gap, images, np.array([-1.0, 1.0]), spread=1.0), fid(0.0, images, np.zeros(2))
-
-
-@pytest.mark.parametrize(
-    ("gap", "stopped", "overtaken"),
-    [(3.09, True, True), (3.07, False, True), (1.01, False, True), (0.99, False, False), (-9.0, False, False)],
-)
-def test_who_came_through_is_overtaken_beyond_the_narrower_interval_of_the_end(gap, stopped, overtaken):
-    score, rival = apart(gap)
-    made = field(known(8, None, rival), confidence=0.8)
-    assert (made.judge("me", known(8, None, score), IMAGES) is not None) == stopped
-    stop = made.overtaken("me", known(8, None, score))
-    assert (stop is not None) == overtaken
-    if stop is not None:
-        assert stop.excess == pytest.approx(gap)
-        assert stop.reason.startswith(f"stopped at 100 images: a FID of {gap:+.2g} ± 1 beside rival/0")
-
-
-@pytest.mark.parametrize("confidence", [0.95, 0.8, 0.51, 0.49, 0.2, 0.0])
-def test_the_interval_of_the_end_is_never_wider_than_the_fields(confidence):
-    t = math.tan(math.pi / 2 * min(confidence, 0.5))
-    for gap, overtaken in ((t - 0.01, False), (t + 0.01, True)):
-        score, rival = apart(gap)
-        made = field(known(8, None, rival), confidence=confidence)
-        assert (made.overtaken("me", known(8, None, score)) is not None) == overtaken
-
-
-@pytest.mark.parametrize(("first", "last", "overtaken"), [(9.0, 0.0, False), (0.0, 9.0, True)])
-def test_the_last_score_of_who_waits_is_what_it_is_judged_by(first, last, overtaken):
-    """The rival has been scored on more images since, and another one on those alone."""
-    few, more = apart(first), apart(last, 2 * IMAGES)
-    ended = known(8, None, few[1], more[1], fid(0.0, FULL, np.zeros(2)))
-    made = field(ended, known(8, None, apart(9.0, FULL)[1]))
-    stop = made.overtaken("me", known(8, None, few[0], more[0]))
-    assert (stop is not None) == overtaken
-    if stop is not None:
-        assert stop.rival == "rival/0"
-        assert stop.reason.startswith("stopped at 200 images")
-
-
-def test_nobody_is_overtaken_by_a_dearer_rival_nor_by_itself():
-    score, better = apart(99.0)
-    ours = known(8, None, score)
-    made = field(known(9, None, better))
-    made.add("me", known(8, None, better))
-    assert made.overtaken("me", ours) is None
-    assert made.overtaken("another", ours).rival == "me"
-    assert field(known(3, None, better)).overtaken("me", ours)
-
-
-def test_who_overtakes_is_named_as_the_one_that_is_furthest_ahead():
-    made = field(*(known(8, None, fid(level)) for level in (2.0, 1.0, 3.0)))
-    assert made.overtaken("me", known(8, None, fid(9.0))).rival == "rival/1"
-
-
-@given(st.lists(rivals, max_size=6), lucks, st.floats(0, 2), st.integers(2, 6), st.floats(0, 0.99))
-def test_the_best_of_its_nfe_is_never_overtaken(others, luck, spread, nfe, confidence):
-    """The best: of a lower FID than anyone as cheap, by more than the resolution, however far from the teacher."""
-    best = known(nfe, distance(1000.0, luck), fid(leading(others, nfe), IMAGES, luck, spread))
-    assert field(*others, confidence=confidence).overtaken("me", best) is None
-
-
-@given(st.lists(rivals, min_size=1, max_size=6), st.floats(0, 0.99))
-def test_whom_its_rung_would_stop_is_overtaken_at_the_end(others, confidence):
-    """Where the field is less sure than the end asks for, the two say the same."""
-    *told, ours = others
-    made = field(*told, confidence=confidence)
-    stop, overtaken = made.judge("me", ours, IMAGES), made.overtaken("me", ours)
-    if confidence <= LAST_CONFIDENCE:
-        assert overtaken == stop
-    assert overtaken is not None or stop is None

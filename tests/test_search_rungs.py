@@ -54,7 +54,10 @@ def test_rungs_grow_to_all_images_and_only_who_reaches_them_has_a_result(climbed
     assert {record.state for record in climbed.records} == {"complete", "pruned"}
     for record in climbed.records:
         assert reached(record) == [40, 100, 200][: len(reached(record))]
-        assert len(record.evidence.teacher.features) == 32
+        if record.reason.startswith("nothing to win"):
+            assert (record.evidence.teacher, reached(record)) == (None, [])
+        else:
+            assert len(record.evidence.teacher.features) == 32
         assert (record.result is not None) == (record.state == "complete") == (200 in reached(record))
         if record.result is not None:
             assert record.evidence.scores[-1] == record.result.score
@@ -104,7 +107,9 @@ def test_the_teacher_is_the_floor_and_solved_once(climbed):
     assert climbed.pool.rows["teacher"] == 23 * 32
     assert len(climbed.pool.teachers) == 1
     assert climbed.record("floor").evidence.teacher.mean == 0
-    assert all(r.evidence.teacher.mean > 0 for r in climbed.records if r.role != "floor")
+    compared = [r.evidence.teacher.mean for r in climbed.records if r.role != "floor" and r.evidence.teacher]
+    assert len(compared) >= 6
+    assert min(compared) > 0
 
 
 # Who is stopped --------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
-"""Trials that wait for their last rung until the search is over: who goes on, what that costs, and after a break."""
+"""Trials that wait for their last rungs until the search is over: who goes on, what that costs, and after a break."""
 
 from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
 
+from pipeline import benchmarks
 from pipeline.ledger import Ledger
+from pipeline.scoring import MomentScoring
 from pipeline.worker import Failure
 from tests.spied_search import EULERS, Spy, eulers, fids, open_ledger, run, values
 
@@ -89,7 +91,7 @@ def test_the_optimizer_is_told_what_is_known_before_the_last_rung(small_study):
     ran = run(None, small_study(**eulers(4, 5, baselines=[])))
     for record, trial in zip(ran.of("published"), ran.ledger._searched.trials, strict=True):
         assert trial.state == TrialState.COMPLETE
-        assert trial.values == [record.evidence.score(100).corrected, record.evidence.nfe]
+        assert trial.values == [record.evidence.score(40).corrected, record.evidence.nfe]
         assert record.result.fid != trial.values[0]
     assert len(ran.ledger._searched.trials) == 2
 
@@ -98,11 +100,11 @@ def test_who_is_dominated_by_then_ends_without_more_images(small_study):
     """The 6 comes through first; the 5 that comes after it is as cheap and far better."""
     ran = run(None, small_study(**eulers(6, 5, rungs=FID, baselines=[])), scoring=fids({23: 0.1, 6: 9.0, 5: 3.0}))
     late, better = ran.of("published")
-    assert (late.state, late.waiting, late.result, reached(late)) == ("pruned", False, None, [40, 100])
-    assert late.reason.startswith("stopped at 100 images")
+    assert (late.state, late.waiting, late.result, reached(late)) == ("pruned", False, None, [40])
+    assert late.reason.startswith("stopped at 40 images")
     assert "published/1 with 5 evaluations" in late.reason
-    assert images(ran.pool, late.key) == list(range(100))
-    assert late.evidence.spent_rows == 6 * 100
+    assert images(ran.pool, late.key) == list(range(40))
+    assert late.evidence.spent_rows == 6 * 40
     assert ran.ledger._searched.trials[0].values == [9.0, 6.0], "Optuna is not told again"
     assert better.state == "complete"
     assert (ran.status.done, ran.status.stopped, ran.status.total) == (3, 1, 3)
@@ -112,7 +114,37 @@ def test_who_is_dominated_by_then_ends_without_more_images(small_study):
 def test_one_that_turned_out_to_equal_the_floor_ends_the_wait_of_the_dearer(small_study):
     ran = run(None, small_study(**eulers(6, 4, rungs=FID, baselines=[])), scoring=fids({23: 3.0, 6: 2.5, 4: 3.0}))
     assert ran.record("published/0").reason == "nothing to win: published/1 is as good as the floor with 4 evaluations"
-    assert images(ran.pool, "published/0") == list(range(100))
+    assert images(ran.pool, "published/0") == list(range(40))
+
+
+class Worse(MomentScoring):
+    """The plans of six evaluations look good on few images, and are the worst on more."""
+
+    def __init__(self):
+        super().__init__(benchmarks.load("gmm"))
+
+    def score(self, plan, shards):
+        score = super().score(plan, shards)
+        level = {23: 0.1, 5: 3.0, 6: 2.0 if score.images == 40 else 9.0}[len(plan)]
+        return replace(score, fid=level, corrected=level, leave_one_out=(level,) * len(score.leave_one_out))
+
+
+def test_each_rung_is_for_who_is_left_by_then(small_study):
+    ran = run(None, small_study(**eulers(6, 5, rungs=FID, baselines=[])), scoring=Worse())
+    late, better = ran.of("published")
+    assert (late.state, late.waiting, reached(late)) == ("pruned", False, [40, 100])
+    assert late.reason.startswith("stopped at 100 images")
+    assert images(ran.pool, late.key) == list(range(100))
+    assert late.evidence.spent_rows == 6 * 100
+    assert {r.key: r for r in ran.heard.records} == {r.key: r for r in ran.records}
+    assert reached(better) == [40, 100, 200]
+
+
+def test_a_rung_is_over_before_the_next_begins(small_study):
+    ran = run(None, small_study(**eulers(4, 5, 6, baselines=[])))
+    drawn = [task.seeds.start for task in ran.pool.tasks if task.key.startswith("published") and task.seeds]
+    assert [start >= 100 for start in drawn] == sorted(start >= 100 for start in drawn)
+    assert [start >= 40 for start in drawn] == sorted(start >= 40 for start in drawn)
 
 
 # Twins -----------------------------------------------------------------------------------------------------------
@@ -174,8 +206,8 @@ def test_who_waited_when_the_driver_was_killed_goes_on_from_its_images(tmp_path,
     left = [r for r in held if r.waiting]
     assert len(left) == 4 - times
     for record in left:
-        assert (record.state, record.reason, record.result) == ("pruned", "waits for its last rung", None)
-        assert reached(record) == [40, 100]
+        assert (record.state, record.reason, record.result) == ("pruned", "waits for its last rungs", None)
+        assert reached(record) == [40]
     parts = run(tmp_path / "parts", study, disk=disk)
     for record in whole.records:
         again = parts.record(record.key)
@@ -265,7 +297,7 @@ def test_a_trial_whose_plan_cannot_be_made_again_is_failed_with_what_it_had(tmp_
 
     ran = run(tmp_path, study, spoil)
     failed = ran.record("published/0")
-    assert (failed.state, failed.reason, reached(failed)) == ("failed", "boom", [40, 100])
+    assert (failed.state, failed.reason, reached(failed)) == ("failed", "boom", [40])
     assert ran.record("published/1").state == "complete"
     again = run(tmp_path, study)
     assert (again.records, again.pool.tasks) == (ran.records, [])

@@ -138,20 +138,20 @@ def _judged(table: Table, study: Study, policy: Policy, records: Sequence[TrialR
         teacher = study.teacher_images * table.find(study.floor_spec()).plan.nfe
         rows = teacher + sum(record.evidence.spent_rows for record in searched if record.evidence is not None)
     else:  # every trial pays its own set-up and all its images, whoever had the plan before
-        rows = sum(_whole_price(record, images, most) for record in searched)
+        rows = sum(whole_price(record, images, most) for record in searched)
     stopped: dict[str, int] = {}
     for record in searched:
         if record.state == "pruned" and record.evidence is not None:
             rung = _rung(record)
             stopped[rung] = stopped.get(rung, 0) + 1
     scored = [record for record in searched if record.result is not None]
-    points = [(record.result.nfe, record.result.fid) for record in scored if record.result is not None]
-    floor = table.find(study.floor_spec()).plan.scores[-1].fid  # below it there is nothing but luck
-    area = _area([(nfe, max(fid, floor)) for nfe, fid in points], _corner(table, study))
+    floor = table.find(study.floor_spec()).plan.scores[-1].fid
+    area = front_area(scored, floor, _corner(table, study))
     return Run(rows, area, _winners(table, study, scored), stopped, seconds)
 
 
-def _whole_price(record: TrialRecord, images: int, most: int) -> int:
+def whole_price(record: TrialRecord, images: int, most: int) -> int:
+    """Network rows of a trial that pays its own set-up and all images, whatever others had found out before."""
     evidence, result = record.evidence, record.result
     if evidence is None:
         return 0
@@ -174,8 +174,13 @@ def _corner(table: Table, study: Study) -> tuple[float, float]:
     return study.budgets[-1] + 1.0, max(scores, default=1.0)
 
 
-def _area(points: Sequence[tuple[float, float]], corner: tuple[float, float]) -> float:
-    held = [(math.log(nfe), math.log(max(fid, 1e-12))) for nfe, fid in points]
+def front_area(records: Sequence[TrialRecord], floor: float, corner: tuple[float, float]) -> float:
+    """Hypervolume of the searched trials' (log NFE, log FID), FID at all images, seen from `corner` (NFE, FID).
+
+    Below the floor there is nothing but luck, so a lower FID counts as the floor's.
+    """
+    results = [record.result for record in records if record.role in SEARCHED and record.result is not None]
+    held = [(math.log(result.nfe), math.log(max(result.fid, floor, 1e-12))) for result in results]
     return hypervolume(held, (math.log(corner[0]), math.log(corner[1])))
 
 
