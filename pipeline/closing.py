@@ -40,7 +40,7 @@ class Closing:
         return self._ledger.tell_stopped(job.trial, fate.stop, fate.evidence, constraints, told, _words(job), same_as)
 
     def park(self, job: Job, same_as: str, latency: float | None) -> None:
-        """Tell Optuna what is known of a trial that waits for its last rung; `latency` is that of its plan, in ms."""
+        """Tell Optuna what is known of a trial that waits for its last rungs; `latency` is that of its plan, in ms."""
         assert job.trial is not None
         told = job.scores[-1].corrected
         constraints = self._constraints(job, latency)

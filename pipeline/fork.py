@@ -134,7 +134,7 @@ def _new_key(same_as: str, keys: Mapping[str, str]) -> str:
 
 
 def _finish(source: Ledger, ledger: Ledger, same_floor: bool) -> None:
-    """What waited for its last rung there, and came to an end, waits no longer here."""
+    """What waited for its last rungs there, and came to an end, waits no longer here."""
     ended, keys = {record.key: record for record in source.records()}, _new_keys(ledger)
     waiting = {record.key for record, _ in ledger.waiting()}
     for old, new in keys.items():

@@ -188,7 +188,7 @@ class Ledger:
         method: str,
         same_as: str = "",
     ) -> None:
-        """Tell a trial that waits for its last rung: complete for Optuna, with the corrected FID of the rung before."""
+        """Tell a trial that waits for its last rungs: complete for Optuna, with the corrected FID that it has."""
         trial.set_user_attr("waiting", True)
         trial.set_user_attr("method", method)
         self._remember(trial, evidence, constraints, same_as)

@@ -2,7 +2,7 @@
 
 Order of work: the floor and the teacher, the baselines, then searched trials, published settings first. A searched
 trial climbs the study's rungs and is stopped where it is dominated (`pipeline.climb`). Those that come through wait
-before the last rung until the search is over; who is not dominated by then is scored on all images. Last, what leads is
+until the search is over; each rung after that is for those who are left (`pipeline.finals`). Last, what leads is
 confirmed. Trials overlap so that no worker waits: the oldest trial's images go first.
 """
 

@@ -124,7 +124,7 @@ def test_a_trial_that_waited_is_in_the_end_what_became_of_it(uri, opened, reques
     half = dataclasses.replace(score(0.4, 0.002), images=4000)
     evidence = Evidence(result(4, 0.3).plan.digest, 4, scores=(half,))
     waits = TrialRecord(
-        "searched/0", "searched", "pruned", "SDM", params=params, reason="waits for its last rung",
+        "searched/0", "searched", "pruned", "SDM", params=params, reason="waits for its last rungs",
         evidence=evidence, waiting=True,
     )  # fmt: skip
     opened.log(waits)
