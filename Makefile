@@ -4,19 +4,25 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= python3
 
-.PHONY: demo test check ui bench bench-live clean
+.PHONY: demo test faults check ui bench bench-live bench-scale clean
 
 demo: $(STAMP)
 	$(BIN)/sigmasearch search search_spaces/digits.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not fault"
+
+# The long ones: processes, nodes, servers and disks that go away, for real.
+faults: $(STAMP)
+	$(BIN)/python -m pytest tests/faults --durations=0
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r pipeline reports baselines search_spaces
+	$(BIN)/python -m tests.audit
 
 ui: $(STAMP)
 	$(BIN)/sigmasearch ui
@@ -27,6 +33,10 @@ bench: $(STAMP)
 # Ten live searches beside ten with every trial at full size: half an hour of two cores.
 bench-live: $(STAMP)
 	$(BIN)/python -m tests.performance.live_cost
+
+# A thousand virtual workers, ten thousand trials: about half an hour, most of it the driver's.
+bench-scale: $(STAMP)
+	$(BIN)/python -m tests.performance.scale --workers 1000 --trials 10000
 
 clean:
 	rm -rf $(VENV) runs

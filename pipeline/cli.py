@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -64,26 +65,84 @@ def search(
         str | None,
         typer.Option(help="Begin a study of this name from the trials of the one in --run-dir that still hold."),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the study on a server, postgresql://USER:PASSWORD@HOST:PORT/DATABASE, in place of a file in the "
+            "run directory; SIGMASEARCH_STORAGE says the same and shows nobody the password."
+        ),
+    ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Share the study with the drivers that are on it; needs a server storage.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search a space for the Pareto front of FID against NFE, beside the published baselines.
 
     The same command continues a stopped study, and adds nothing to a finished one. A changed file is refused where it
-    makes another study; `--fork NAME` begins that one from the old one's trials.
+    makes another study; `--fork NAME` begins that one from the old one's trials. A second search of the same study is
+    refused; with `--storage` and `--join` several share one, each with a run directory and workers of its own.
 
     Example: `sigmasearch search search_spaces/digits.yaml --trials 200`
     """
     from pipeline import run_study, summary
+    from pipeline.full_disk import DiskFullError, space_for
+    from pipeline.interruption import InterruptedSearch
+    from pipeline.leases import LeaseLostError
+    from pipeline.publisher import RecordUnavailableError
+    from pipeline.ray_job import lasting
+    from pipeline.server_storage import StorageAwayError
     from pipeline.teaching import TeacherFailedError
 
     run_study.quiet_libraries()
     screen = console(sys.stderr if as_json else sys.stdout)
     try:
-        outcome = run_study.search(study, trials=trials, workers=workers, run_dir=run_dir, console=screen, fork=fork)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except (run_study.RecordUnavailableError, TeacherFailedError) as error:
+        with space_for(lasting(run_dir or Path("runs"))):
+            outcome = run_study.search(
+                study, trials=trials, workers=workers, run_dir=run_dir, console=screen,
+                fork=fork, storage=storage, join=join,
+            )  # fmt: skip
+    except (KeyboardInterrupt, InterruptedSearch) as error:
+        if not getattr(error, "told", False):
+            print("stopped; the same command goes on from here", file=sys.stderr)
+        if isinstance(error, InterruptedSearch):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_status)  # the interpreter's own end takes two of the three seconds that a job has
+        raise typer.Exit(getattr(error, "exit_status", 130)) from None
+    except (RecordUnavailableError, TeacherFailedError, LeaseLostError, StorageAwayError, DiskFullError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(outcome.to_json(), indent=1))
+    else:
+        summary.show(outcome, screen)
+
+
+@app.command()
+def sync(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped one.")],
+    run_dir: Annotated[Path | None, typer.Option(help="Where the study lives; runs/NAME by default.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="The server that keeps the study, as `search` was given it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make MLflow's record of a study equal to what its run directory holds, and its report new. Nothing is sampled.
+
+    A search does so when it ends. Where MLflow was away then, or its store was lost, this does it afterwards.
+
+    Example: `sigmasearch sync search_spaces/digits.yaml`
+    """
+    from pipeline import run_study, summary
+    from pipeline.publisher import RecordUnavailableError
+    from pipeline.server_storage import StorageAwayError
+
+    run_study.quiet_libraries()
+    screen = console(sys.stderr if as_json else sys.stdout)
+    try:
+        outcome = run_study.sync(study, run_dir=run_dir, console=screen, storage=storage)
+    except (RecordUnavailableError, StorageAwayError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
@@ -118,11 +177,12 @@ def report(
         _report_nfe(as_json)
         return
     from pipeline import run_study, store
+    from pipeline.ray_job import lasting
     from reports import figures, interactive, tables
     from reports.record import find_experiment, read
 
     run_study.quiet_libraries()
-    uri = store.store_uri(runs)
+    uri = store.store_uri(lasting(runs, "--runs"))
     frame = read(uri, benchmark or find_experiment(uri, study), study)
     with writing(out):
         paths = tables.write(frame, out)
@@ -198,8 +258,9 @@ def ui(
     import subprocess
 
     from pipeline import store
+    from pipeline.ray_job import lasting
 
-    uri = store.store_uri(runs)
+    uri = store.store_uri(lasting(runs, "--runs"))
     client = store.open_client(uri, create=False)
     command, environment = store.server_command(uri, port)
     print("the server is ready in about ten seconds; Ctrl-C ends it. Leaderboards:", flush=True)
@@ -207,7 +268,7 @@ def ui(
         if experiment.name != "Default":
             address = store.leaderboard_url(f"http://127.0.0.1:{port}", experiment.experiment_id)
             print(f"  {experiment.name}: {address}", flush=True)
-    raise SystemExit(subprocess.call(command, env=environment))
+    raise SystemExit(subprocess.call(command, env=environment))  # nosec B603  # our own argv, no shell
 
 
 app.add_typer(card_commands.app)

@@ -132,6 +132,10 @@ class Climb:
         """The plan of a trial that waited; None where it did so in an earlier run of the study."""
         return self._prepared.pop(key, None)
 
+    def compare_with(self, key: str, evidence: Evidence) -> None:
+        """Take up what a trial has come to in another driver's hands."""
+        self._field.add(key, evidence)
+
     def leave(self, record: TrialRecord) -> None:
         """A trial that waited ends without its last rung."""
         self.recall(record)
@@ -190,11 +194,11 @@ class Climb:
             self._end(job, Fate(job.key, job.evidence, stop=stop))
             return
         self._enter(job)
-        self._note(job)
         following = next(rung for rung in self.study.rung_images if rung > (job.rung or 0))
         if job.searched and job.rung is not None and following > self.study.waiting_images:
             self._park(job)
             return
+        self._note(job)
         # Baselines climb the same rungs and are never stopped: which of them leads must not hang on a search.
         self._sample(job, following)
 
@@ -274,6 +278,8 @@ class Climb:
     def _rest(self, job: Job) -> None:
         """Its goal is reached, and the next rung is for the next round."""
         self._enter(job)
+        if job.final is not None:
+            self._ledger.reach(job.final, job.evidence)
         del self.jobs[job.key]
         job.paid, job.shards, job.rung = job.rung or 0, [], None
         self._rested.append(job)

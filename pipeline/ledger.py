@@ -1,4 +1,4 @@
-"""The truth of a search: Optuna's storage in the run directory, written by one driver.
+"""The truth of a search: Optuna's storage in the run directory or on a server, written by drivers alone.
 
 Searched trials are Optuna's own. The floor and the baselines are kept in a second study of the same file, so that they
 do not teach the search, and yet are found again: kill anything, run the same command, nothing is lost or done twice.
@@ -6,10 +6,12 @@ do not teach the search, and yet are found again: kill anything, run the same co
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import optuna
@@ -17,6 +19,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.evidence import Evidence
+from pipeline.file_storage import FileStorage, together
 from pipeline.optimizers import optuna_sampler
 from pipeline.pruning import Stop
 from pipeline.registry import SpecError
@@ -28,6 +31,32 @@ Suggest = Callable[[str, BaseDistribution], Any]
 Stopped = Literal["pruned", "complete", "constraint"]
 OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LEAST_EXCESS = 1e-12  # a constraint is exceeded by something
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _one_commit(method: Callable[Concatenate[Ledger, _P], _T]) -> Callable[Concatenate[Ledger, _P], _T]:
+    """All that this writes is in the storage when it returns; if the driver is killed meanwhile, none of it is."""
+
+    @functools.wraps(method)
+    def whole(ledger: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with together(ledger._searched._storage):
+            return method(ledger, *args, **kwargs)
+
+    return whole
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a study is kept that is not in its run directory. `place`: the driver's among those that share it.
+
+    `url` is never printed, for it holds a password; `name` is.
+    """
+
+    url: str = field(repr=False)
+    name: str
+    arguments: Mapping[str, Any]
+    place: int = 0
 
 
 class Ledger:
@@ -35,7 +64,7 @@ class Ledger:
 
     `draw` draws a point of the space by asking for each parameter's value. `stopped` says how Optuna is told of a trial
     that a rung stopped: "pruned", without values; "complete", with the FID it may be told with; "constraint", with that
-    and as infeasible, by how far it is behind. `run_dir` None keeps everything in memory.
+    and as infeasible, by how far it is behind. `run_dir` None keeps everything in memory, `server` on a server.
     """
 
     def __init__(
@@ -47,15 +76,12 @@ class Ledger:
         seed: int,
         startup: int,
         stopped: Stopped = "pruned",
+        server: Server | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._draw, self._stopped = draw, stopped
         try:
-            storage = (
-                optuna.storages.InMemoryStorage()
-                if run_dir is None
-                else optuna.storages.get_storage(f"sqlite:///{run_dir.resolve() / STORAGE_FILE}")
-            )
+            storage = _storage(run_dir, server)
             self._searched = optuna.create_study(
                 study_name=study, storage=storage, directions=DIRECTIONS, load_if_exists=True
             )
@@ -63,22 +89,24 @@ class Ledger:
                 study_name=f"{study}/baselines", storage=storage, directions=DIRECTIONS, load_if_exists=True
             )
         except Exception as error:  # SQLAlchemy's errors differ by version; what matters is which file
-            raise SpecError(
-                f"is no readable storage ({type(error).__name__})", file=f"{run_dir}/{STORAGE_FILE}"
-            ) from None
+            where = f"{run_dir}/{STORAGE_FILE}" if server is None else server.name
+            raise SpecError(f"is no readable storage ({type(error).__name__})", file=where) from None
         # A sampler made again from the same seed would repeat its start-up points, so the count goes into the seed.
         count = len(self._searched.get_trials(deepcopy=False))
-        mixed = int(np.random.SeedSequence([seed, count]).generate_state(1)[0])
+        several = [server.place] if server is not None and server.place else []
+        mixed = int(np.random.SeedSequence([seed, count, *several]).generate_state(1)[0])
         self._searched.sampler = optuna_sampler(optimizer, mixed, startup)
 
     def running(self) -> list[FrozenTrial]:
         """What a driver that was killed left under way, in order."""
         return self._searched.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
+    @_one_commit
     def resume(self, frozen: FrozenTrial) -> tuple[Trial, dict[str, Any]]:
         """Take up a running trial where it was: its number, what was drawn of its parameters, and what was noted."""
         return self._drawn(Trial(self._searched, frozen._trial_id))
 
+    @_one_commit
     def enqueue(self, points: Iterable[Mapping[str, Any]]) -> None:
         """Queue published settings, once: points that the study has already are left alone."""
         for point in points:
@@ -128,6 +156,7 @@ class Ledger:
         """How many searched trials are over, whatever came of them."""
         return len(self._searched.get_trials(deepcopy=False, states=OVER))
 
+    @_one_commit
     def ask(self) -> tuple[Trial, dict[str, Any]]:
         """The next searched trial, and its parameters as they were drawn."""
         return self._drawn(self._searched.ask())
@@ -142,6 +171,7 @@ class Ledger:
         """Keep what is known of a trial that is under way."""
         trial.set_user_attr("evidence", evidence.to_json())
 
+    @_one_commit
     def tell(
         self,
         trial: Trial,
@@ -157,6 +187,7 @@ class Ledger:
         self._searched.tell(trial, values=[result.score.ranked, result.nfe])
         return self._record(self._trial(trial.number))
 
+    @_one_commit
     def tell_stopped(
         self,
         trial: Trial,
@@ -179,6 +210,7 @@ class Ledger:
             self._searched.tell(trial, values=[told, evidence.nfe])
         return self._record(self._trial(trial.number))
 
+    @_one_commit
     def tell_waiting(
         self,
         trial: Trial,
@@ -230,9 +262,13 @@ class Ledger:
 
     def _finals(self) -> dict[int, dict[str, Any]]:
         """How the trials that waited ended, by Optuna's number."""
-        attrs = (trial.user_attrs for trial in self._measured.get_trials(deepcopy=False))
-        return {held["final"]: held for held in attrs if "final" in held}
+        attrs = [trial.user_attrs for trial in self._measured.get_trials(deepcopy=False)]
+        return {held["final"]: held for held in reversed(attrs) if "final" in held}
 
+    def reach(self, number: int, evidence: Evidence) -> None:
+        """A trial that waited has come to a rung before its last. Nobody else asks: its shards are kept."""
+
+    @_one_commit
     def tell_off(self, trial: Trial, reason: str) -> TrialRecord:
         """End a trial that went wrong."""
         trial.set_user_attr("reason", reason)
@@ -251,7 +287,8 @@ class Ledger:
             trial.set_user_attr("same_as", same_as)
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self._searched.get_trials(deepcopy=False)[number]
+        storage = self._searched._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._searched._study_id, number))
 
     def add_measured(self, record: TrialRecord) -> None:
         """Keep what the floor, a baseline or a confirmation gave, or why it gave nothing."""
@@ -270,7 +307,7 @@ class Ledger:
     def records(self) -> list[TrialRecord]:
         """Every trial that is over, floor and baselines first."""
         measured = self._measured.get_trials(deepcopy=False)
-        beside = [self._record(trial) for trial in measured if "final" not in trial.user_attrs]
+        beside = [self._record(trial) for trial in _firsts(measured)]
         searched = self._searched.get_trials(deepcopy=False, states=OVER)
         finals = self._finals()
         return beside + [self._record(trial, finals.get(trial.number)) for trial in searched]
@@ -300,3 +337,21 @@ class Ledger:
             confirms=attrs.get("confirms", ""),
             waiting=waiting,
         )
+
+
+def _storage(run_dir: Path | None, server: Server | None) -> optuna.storages.BaseStorage:
+    if server is not None:
+        opened = optuna.storages.RDBStorage(server.url, engine_kwargs=dict(server.arguments))
+        return optuna.storages.get_storage(opened)
+    if run_dir is None:
+        return optuna.storages.InMemoryStorage()
+    return FileStorage(run_dir.resolve() / STORAGE_FILE)
+
+
+def _firsts(measured: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """What was measured, each once: where two drivers have done the same, the one that was faster counts."""
+    firsts: dict[str, FrozenTrial] = {}
+    for trial in measured:
+        if "key" in trial.user_attrs:
+            firsts.setdefault(trial.user_attrs["key"], trial)
+    return list(firsts.values())

@@ -6,6 +6,8 @@ import warnings
 
 import optuna
 
+from pipeline.tpe import OneRankingTPE
+
 
 def optuna_sampler(name: str, seed: int, startup: int) -> optuna.samplers.BaseSampler:
     """The one of that name; tpe and gp model from the trial after `startup` on."""
@@ -22,6 +24,4 @@ def optuna_sampler(name: str, seed: int, startup: int) -> optuna.samplers.BaseSa
             )
     if name == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
-    # With constant_liar Optuna reads the storage once a parameter instead of once a trial (13 ms each); the few trials
-    # in flight are not worth that.
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=False)
+    return OneRankingTPE(seed, startup)

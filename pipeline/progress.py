@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -78,16 +79,26 @@ def outcome(record: TrialRecord) -> str:
         return f"{record.key:<28} {record.state}: {record.reason}"
     result = record.result
     again = f"  (plan of {record.same_as})" if record.same_as else ""
-    method = record.method if record.role in SEARCHED else f"{record.method} · {result.spec.schedule.get('name', '')}"
+    # A searched method names its schedule; a published one may have been given another.
+    baseline = "baseline" in (record.role, record.confirms.partition("/")[0])
+    method = f"{record.method} · {result.spec.schedule.get('name', '')}" if baseline else record.method
     fid = " ± ".join(with_error(result.fid, result.fid_se))
-    return f"{record.key:<28} FID {fid:<14} NFE {result.nfe:<4g} {method}{again}"
+    return f"{record.key:<28} FID {fid:<19} NFE {result.nfe:<4g} {method}{again}"
 
 
 class PlainProgress:
-    """One line a finished trial, the standings every `every` trials. For logs."""
+    """For logs: one line a finished trial, the standings every `every` trials, a sign of life in `quiet` seconds."""
 
-    def __init__(self, console: Console, standings: Standings, every: int = 25) -> None:
-        self.console, self.standings, self.every = console, standings, every
+    def __init__(
+        self,
+        console: Console,
+        standings: Standings,
+        every: int = 25,
+        quiet: float = 60.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console, self.standings, self.every, self.quiet = console, standings, every, quiet
+        self._now, self._spoke = now, now()
 
     def __enter__(self) -> PlainProgress:
         return self
@@ -100,17 +111,23 @@ class PlainProgress:
         self.standings.add(record)
         self._line(f"[{status.done}/{status.total}] {outcome(record)}")
         if status.done % self.every == 0 and status.done < status.total:
-            left = clock(status.seconds_left)
-            counts = f"{status.running} running, {status.failed} failed"
-            self._line(f"-- {status.done} of {status.total} done, {counts}, {left} left")
+            self._where(status)
             self._line("   budget        " + " ".join(f"{budget:>5}" for budget in self.standings.budgets))
             for name, *cells in self.standings.rows():
                 self._line(f"   {name:<13} " + " ".join(f"{cell:>5}" for cell in cells))
 
     def waiting(self, status: Status) -> None:
-        """A log needs no sign of life each second."""
+        """Say where things stand, if nothing has been said for a while: a trial of many images takes its time."""
+        if self._now() - self._spoke >= self.quiet:
+            self._where(status)
+
+    def _where(self, status: Status) -> None:
+        counts = f"{status.running} running, {status.failed} failed"
+        clocks = f"{clock(status.seconds)} so far, about {clock(status.seconds_left)} left"
+        self._line(f"-- {status.done} of {status.total} done, {counts}, {clocks}")
 
     def _line(self, text: str) -> None:
+        self._spoke = self._now()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -167,5 +184,9 @@ class LiveProgress:
 
 
 def progress(console: Console, standings: Standings) -> LiveProgress | PlainProgress:
-    """The live table where the output is a terminal, plain lines where it is not."""
-    return LiveProgress(console, standings) if console.is_terminal else PlainProgress(console, standings)
+    """The live table where the output is a terminal that can redraw, plain lines where it is not.
+
+    FORCE_COLOR makes any output a terminal for Rich; a log would hold every frame.
+    """
+    live = console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
+    return LiveProgress(console, standings) if live else PlainProgress(console, standings)

@@ -8,6 +8,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline.ray_job import uploaded_copy
+
 PACKAGES = ("torch", "numpy", "scipy", "optuna", "ray", "mlflow", "torch-fidelity")
 
 
@@ -19,13 +21,14 @@ def git_revision() -> str:
         commit = _git(here, "rev-parse", "--short=12", "HEAD")
         changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml", "*.safetensors")
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        copy = uploaded_copy()  # in a Ray job: named by the hash of what was sent
+        return f"upload {copy.name.removeprefix('_ray_pkg_')}" if copy else "unknown"
     return commit + ("+" if changed else "")
 
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # nosec B603
 
 
 @functools.cache

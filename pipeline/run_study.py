@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 import search_spaces
 from pipeline import benchmarks, rerun, store
 from pipeline import fork as forking
+from pipeline.benchmarks import Benchmark
 from pipeline.card import write_card
-from pipeline.cluster import Pool, check_address, open_pool
+from pipeline.cluster import InterruptiblePool, Pool, check_address, open_pool
+from pipeline.interruption import InterruptedSearch, Interruption
 from pipeline.job import Status
-from pipeline.ledger import Ledger
 from pipeline.progress import Standings as Screen
 from pipeline.progress import progress
+from pipeline.publisher import Publisher, answering
+from pipeline.ray_job import lasting
 from pipeline.registry import SpecError
 from pipeline.result import TrialRecord
-from pipeline.run_folder import claim
+from pipeline.run_folder import STORAGE_FILE, STUDY_FILE, claim
 from pipeline.scoring import MomentScoring
 from pipeline.search import Listener, Search
+from pipeline.server_storage import ALLOWED, masked, server_answering, server_name, server_storage
+from pipeline.shared_study import Driver
 from pipeline.summary import Outcome
 from pipeline.tracking import Record
 from reports import figures, interactive, tables
@@ -33,43 +41,6 @@ from reports.record import complete, read
 from search_spaces import Study
 
 MEMORY_FOLDER = "memory"
-
-
-class RecordUnavailableError(RuntimeError):
-    """MLflow went away during a search: nothing is lost, but nothing can be reported."""
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-@dataclass
-class Publisher:
-    """Tells MLflow of each trial as it ends. An outage costs one warning: `sync` makes the record whole afterwards."""
-
-    record: Record
-    console: Console
-    behind: bool = False
-
-    def finished(self, record: TrialRecord, status: Status) -> None:
-        """Log one trial, unless the store has failed before."""
-        del status
-        if self.behind:
-            return
-        try:
-            self.record.log(record)
-        except Exception as error:  # whatever the store's client raises must not end a search
-            self.behind = True
-            text = f"warning: MLflow does not answer ({_first_line(error)}); the search goes on"
-            self.console.print(text, style="yellow", markup=False)
-
-    def waiting(self, status: Status) -> None:
-        """Nothing to log."""
-
-    def sync(self, records: Sequence[TrialRecord]) -> None:
-        """Make the record equal to the study's truth."""
-        for record in records:
-            self.record.log(record)
 
 
 def search(
@@ -80,15 +51,24 @@ def search(
     run_dir: Path | None,
     console: Console,
     fork: str | None = None,
+    storage: str | None = None,
+    join: bool = False,
 ) -> Outcome:
     """Run or continue a study and publish it; with `fork` under that name, from the trials of the one in `run_dir`.
+
+    `storage` is the address of a server that keeps the study in place of the run directory; with `join` other drivers
+    may be on it.
 
     Raises:
         SpecError: a mistake in the file, an option or MLFLOW_TRACKING_URI; nothing has been written then.
     """
     started = time.monotonic()
+    server = server_storage(storage)
+    if join and (server is None or fork is not None):
+        what = "a study is shared on a server" if server is None else "a study is forked by one driver"
+        raise SpecError(what, path="--join", allowed=f"--join with --storage {ALLOWED}, without --fork")
     study = search_spaces.load(file, {"trials": trials, "workers": workers})
-    folder = (run_dir or Path("runs") / study.study).absolute()
+    folder = lasting(run_dir or Path("runs") / study.study)
     source = folder
     if fork is not None:
         forking.old_identity(source)
@@ -97,61 +77,127 @@ def search(
         if folder == source:
             raise SpecError("is the name of the study itself", path="--fork", given=fork, allowed="another")
     uri = store.store_uri(folder.parent)
-    if store.sqlite_file(uri) is None:
-        store.open_client(uri, create=False)
     if study.workers:
         check_address()
     benchmark = benchmarks.load(study.benchmark)
-    # Hashes of what the reference is made from, not of its bytes: another processor may round those otherwise.
-    measured_by = {"model": benchmark.model_hash, "features": benchmark.extractor.hash}
-    identity = study.identity() | {"benchmark_version": benchmark.version} | measured_by
+    identity = _identity(study, benchmark)
     new = not folder.exists()
-    lock = claim(folder, identity, study.fingerprint, file)
+    publisher = Publisher(lambda: Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
+    lock = claim(folder, identity, study.fingerprint, file, server_name(server) if server else "")
+    driver = Driver(study, server, console)
     try:
-        with console.status("opening the record (a new MLflow store takes some seconds)"):
-            publisher = Publisher(Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
+        with server_answering(server):
+            driver.register(identity, join=join)
+        with driver.alone("record"), console.status("opening the record (a new MLflow store takes some seconds)"):
+            publisher.open()
     except BaseException:
+        driver.close()
         lock.close()
         if new:  # nothing but what `claim` has just written
             shutil.rmtree(folder)
         raise
     try:
-        optimizer = study.optimizer
-        startup = optimizer.startup + len(study.published_points)
-        ledger = Ledger(folder, study.study, study.draw, optimizer.name, optimizer.seed, startup, optimizer.stopped)
+        with server_answering(server):
+            ledger = driver.open_ledger(folder)
         if fork is not None:
             told = forking.fork(source, study, json.loads(json.dumps(identity)), ledger)
             console.print(f"{study.study}: {told}", highlight=False, markup=False, soft_wrap=True)
         before = len(ledger.records())
-
-        def start() -> Pool:
-            console.print(
-                f"{study.study}: starting {study.workers or 'no'} Ray workers on {study.benchmark}", highlight=False
-            )
-            return open_pool(study.benchmark, study.workers, study.threads, folder / MEMORY_FOLDER)
-
-        with progress(console, Screen(study.budgets, ledger.records())) as screen:
-            listeners: list[Listener] = [screen, publisher]
-            Search(
-                study, ledger, start, MomentScoring(benchmark), (benchmark.sigma_min, benchmark.sigma_max), listeners,
-                folder, json.dumps(identity, sort_keys=True),
-            ).run()  # fmt: skip
+        run = Running(study, folder, publisher, console)
+        with run.interruption, progress(console, Screen(study.budgets, ledger.records())) as screen:
+            listeners: list[Listener] = [screen, publisher, run]
+            with run.interruption.deferred(), server_answering(server):
+                Search(
+                    study, ledger, run.start, MomentScoring(benchmark), (benchmark.sigma_min, benchmark.sigma_max),
+                    listeners, folder, json.dumps(identity, sort_keys=True), driver.sharing(ledger),
+                ).run()  # fmt: skip
         records = ledger.records()
         if len(records) == before:
             console.print(f"all {len(records)} trials were done before; nothing to add", highlight=False)
-        try:
-            publisher.sync(records)
-        except Exception as error:  # whatever the store's client raises; the truth is in the run directory
-            raise RecordUnavailableError(
-                f"MLflow does not answer ({_first_line(error)}); all {len(records)} trials are kept in {folder}: "
-                "run the same command again when it is back"
-            ) from None
-        with console.status("writing the report"):
-            outcome = publish(study, publisher.record, uri, folder, records)
+        where = server_name(server) if server else folder
+        with driver.alone("record"), answering(len(records), where), console.status("writing the report"):
+            if driver.shares:
+                publisher.open()  # others have written there since
+            outcome = publish(study, publisher.sync(records), uri, folder, records)
         outcome.seconds, outcome.new_trials = time.monotonic() - started, len(records) - before
         return outcome
     finally:
+        driver.close()
         lock.close()
+
+
+class Running:
+    """The search while it runs: opens its pool, and says one line where it is asked to stop."""
+
+    def __init__(self, study: Study, folder: Path, publisher: Publisher, console: Console) -> None:
+        self.study, self.folder, self.publisher, self.console = study, folder, publisher, console
+        self.interruption = Interruption()
+        self._status = Status(total=0)
+
+    def start(self) -> Pool:
+        """The workers. Ray takes SIGTERM for itself when it starts, and has to give it back."""
+        workers = self.study.workers
+        text = f"{self.study.study}: starting {workers or 'no'} Ray workers on {self.study.benchmark}"
+        self.console.print(text, highlight=False)
+        given = self.study.resources
+        memory = self.folder / MEMORY_FOLDER
+        pool = open_pool(self.study.benchmark, workers, self.study.threads, memory, cpus=given.cpus, gpus=given.gpus)
+        self.interruption.install()
+        return InterruptiblePool(pool, self.interruption, self.tidy)
+
+    def finished(self, record: TrialRecord, status: Status) -> None:
+        """Remember how far the search is."""
+        del record
+        self._status = status
+
+    def waiting(self, status: Status) -> None:
+        """Remember how far the search is."""
+        self._status = status
+
+    def tidy(self, interrupted: InterruptedSearch) -> None:
+        """Say how to go on, first of all, and close the record."""
+        done = (
+            f"{self._status.done} of {self._status.total} trials are over" if self._status.total else "nothing is lost"
+        )
+        command = masked(shlex.join(["sigmasearch", *sys.argv[1:]]))
+        text = f"stopped by {interrupted}: {done}, what was sampled of others is kept; to go on: {command}"
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        interrupted.told = True
+        self.publisher.stopped()
+
+
+def sync(file: str, *, run_dir: Path | None, console: Console, storage: str | None = None) -> Outcome:
+    """Make MLflow's record of a study equal to its truth, and the report new; nothing is sampled.
+
+    `storage` is the address of the server that keeps the study, where the run directory does not.
+
+    Raises:
+        SpecError: a mistake in the file, or no such study.
+        RecordUnavailableError: MLflow does not answer.
+    """
+    started = time.monotonic()
+    study = search_spaces.load(file)
+    folder, server = lasting(run_dir or Path("runs") / study.study), server_storage(storage)
+    if not (folder / (STUDY_FILE if server else STORAGE_FILE)).exists():
+        raise SpecError("holds no study", path="--run-dir", given=str(folder), allowed="a run directory of `search`")
+    uri = store.store_uri(folder.parent)
+    benchmark = benchmarks.load(study.benchmark)
+    identity, name = _identity(study, benchmark), server_name(server) if server else ""
+    driver = Driver(study, server, console)
+    with claim(folder, identity, study.fingerprint, file, name), closing(driver), server_answering(server):
+        driver.register(identity, join=False)  # two that write the record would write some of it twice
+        records = driver.open_ledger(folder).records()
+        publisher = Publisher(lambda: Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
+        with answering(len(records), name or folder), console.status("writing the report"):
+            outcome = publish(study, publisher.sync(records), uri, folder, records)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _identity(study: Study, benchmark: Benchmark) -> dict[str, Any]:
+    # Hashes of what the reference is made from, not of its bytes: another processor may round those otherwise.
+    measured_by = {"model": benchmark.model_hash, "features": benchmark.extractor.hash}
+    return study.identity() | {"benchmark_version": benchmark.version} | measured_by
 
 
 def publish(study: Study, record: Record, uri: str, folder: Path, records: Sequence[TrialRecord]) -> Outcome:

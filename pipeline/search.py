@@ -9,6 +9,7 @@ confirmed. Trials overlap so that no worker waits: the oldest trial's images go 
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,10 +26,12 @@ from pipeline.registry import SpecError
 from pipeline.result import Role, TrialRecord
 from pipeline.scoring import Scoring
 from pipeline.shard_store import ShardStore
+from pipeline.sharing import Alone, Sharing
 from pipeline.teaching import teach_pool
 from search_spaces import Study
 
 TEACHER_FILE, SHARDS_FOLDER = "teacher.safetensors", "shards"
+PAUSE_SECONDS = 0.5  # between two looks at what other drivers do
 
 
 class Listener(Protocol):
@@ -47,7 +50,8 @@ class Search:
     """One run of a study: continues whatever its ledger holds.
 
     `sigma_range` is the benchmark's (sigma_min, sigma_max), where baselines run. `run_dir` keeps the teacher and the
-    shards of trials that are not over for the next run; `identity` says what they are of.
+    shards of trials that are not over for the next run; `identity` says what they are of. `sharing` speaks with the
+    other drivers of the study, where there may be some.
     """
 
     def __init__(
@@ -60,8 +64,10 @@ class Search:
         listeners: Iterable[Listener] = (),
         run_dir: Path | None = None,
         identity: str = "",
+        sharing: Sharing | None = None,
     ) -> None:
         self.study, self.ledger = study, ledger
+        self._sharing = sharing or Alone(ledger, study.trials)
         self.listeners = list(listeners)
         self._open_pool = open_pool
         self._sigma_range = sigma_range
@@ -70,22 +76,18 @@ class Search:
         self._numbers = itertools.count(1)
         self.status = Status(total=0)
         self._climb = Climb(study, ledger, scoring, self._shards, self.status, self._tell)
-        self._finals = Finals(study, ledger, self._climb, self._numbers, self._tell)
+        self._finals = Finals(study, ledger, self._climb, self._numbers, self._tell, self._sharing)
         self._measured: deque[Job] = deque()
-        self._left = self._asked = 0
 
     def run(self) -> Status:
         """Do what is left of the study: unmeasured baselines, searched trials up to its number, and confirmations."""
-        self._resumed = deque(self.ledger.running())
+        self._sharing.begin(self.study.published_points)
         records = self.ledger.records()
         for record in records:
             self._climb.recall(record)
         known = {record.key for record in records}
         self._measured = deque(agenda.measured(self.study, self._sigma_range, known, self._numbers))
-        self._left = max(0, self.study.trials - self.ledger.spent)
-        self.status.total = len(self._measured) + self._left + len(self.ledger.waiting())
-        if self._left:
-            self.ledger.enqueue(self.study.published_points)
+        self.status.total = len(self._measured) + self._sharing.left + len(self.ledger.waiting())
         if self.status.total or any(agenda.confirmations(self.study, records, self._numbers)):
             self.pool = self._climb.pool = self._open_pool()
             try:
@@ -119,6 +121,7 @@ class Search:
         self._work()
 
     def _wait(self) -> None:
+        self.status.rows_left = self._rows_left()
         for listener in self.listeners:
             listener.waiting(self.status)
 
@@ -126,12 +129,17 @@ class Search:
         """Keep one trial more under way than there are workers, so that one is prepared while others' images run."""
         jobs = self._climb.jobs
         while True:
+            self._catch_up()
             while len(jobs) <= self.pool.size and (job := self._next()) is not None:
                 self._climb.start(job)
             if not jobs:
-                return
+                if not self._others_are_busy():
+                    return
+                self.pool.next(timeout=0)
+                self._wait()
+                time.sleep(PAUSE_SECONDS)
+                continue
             self.status.running = len(jobs)
-            self.status.rows_left = self._rows_left()
             answer = self.pool.next(timeout=1.0)
             if answer is None:
                 self._wait()
@@ -141,13 +149,38 @@ class Search:
 
     def _next(self) -> Job | None:
         """The next trial to start: what is measured first, then what is searched; None if all have been started."""
-        return self._measured.popleft() if self._measured else self._ask() or self._finals.next()
+        return self._measure() or self._ask() or self._finals.next()
+
+    def _measure(self) -> Job | None:
+        for _ in range(len(self._measured)):
+            job = self._measured.popleft()
+            if self._sharing.take(job.key):
+                return job
+            self._measured.append(job)  # another driver is at it, and may not come to its end
+        return None
+
+    def _others_are_busy(self) -> bool:
+        """Whether what this driver has nothing to do with is still under way."""
+        searching = self._sharing.searching()
+        self._catch_up()
+        return searching or bool(self._measured) or self._finals.busy()
+
+    def _catch_up(self) -> None:
+        """Take up what other drivers have found out."""
+        news = self._sharing.news()
+        for record in news:
+            self._climb.recall(record)
+            if not record.waiting:
+                self._count(record)
+        over = {record.key for record in news}
+        if over:
+            self._measured = deque(job for job in self._measured if job.key not in over)
 
     def _ask(self) -> Job | None:
-        if self._asked >= self._left:
+        asked = self._sharing.ask()
+        if asked is None:
             return None
-        self._asked += 1
-        trial, params = self.ledger.resume(self._resumed.popleft()) if self._resumed else self.ledger.ask()
+        trial, params = asked
         role: Role = trial.user_attrs.get("role", "searched")
         key = f"{role}/{trial.number}"
         try:
@@ -161,12 +194,16 @@ class Search:
         return job
 
     def _tell(self, record: TrialRecord) -> None:
+        self._sharing.told(record)
+        self._count(record)
+        self.status.running, self.status.rows_left = len(self._climb.jobs), self._rows_left()
+        for listener in self.listeners:
+            listener.finished(record, self.status)
+
+    def _count(self, record: TrialRecord) -> None:
         self.status.done += 1
         self.status.failed += record.state == "failed"
         self.status.stopped += record.state == "pruned"
-        self.status.running = len(self._climb.jobs)
-        for listener in self.listeners:
-            listener.finished(record, self.status)
 
     def _rows_left(self) -> float:
         """Network rows to come. A searched trial counts as the mean of those ended, or as the middle budget.
@@ -181,5 +218,5 @@ class Search:
             for job in self._climb.jobs.values()
         )
         measured = sum(job.budget or budgets[-1] for job in self._measured)
-        asked = self._climb.mean_rows(otherwise=typical * images) * (self._left - self._asked)
+        asked = self._climb.mean_rows(otherwise=typical * images) * self._sharing.left
         return running + images * measured + asked + self._finals.rows_left

@@ -64,7 +64,7 @@ def teach(plan: Plan, benchmark: Benchmark, seeds: range) -> tuple[Teacher, int]
         NotFiniteError: a sample is nan or infinite.
     """
     meter = Meter(benchmark.denoiser())
-    samples = finite(draw(plan, meter, benchmark.shape, seeds), seeds)
+    samples = finite(draw(plan, meter, benchmark.shape, seeds, benchmark.device), seeds)
     return Teacher(seeds, samples.float().cpu(), benchmark.features(samples).float().cpu()), meter.rows
 
 
@@ -75,7 +75,7 @@ def compare(plan: Plan, benchmark: Benchmark, teacher: Teacher) -> tuple[Teacher
         NotFiniteError: a sample is nan or infinite.
     """
     meter = Meter(benchmark.denoiser())
-    samples = finite(draw(plan, meter, benchmark.shape, teacher.seeds), teacher.seeds)
+    samples = finite(draw(plan, meter, benchmark.shape, teacher.seeds, benchmark.device), teacher.seeds)
     features = _lengths(benchmark.features(samples).float().cpu() - teacher.features)
     return TeacherDistance(features, _lengths(samples.float().cpu() - teacher.samples)), meter.rows
 

@@ -147,7 +147,7 @@ def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None)
     """
     started = time.perf_counter()
     sampler = spec.sampler()
-    meter, known = Meter(benchmark.denoiser()), memory or Memory()
+    meter, known = Meter(benchmark.denoiser("cpu")), memory or Memory()
     saved = known.rows_saved
     seeds = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + sampler.calibration_images)
     calibration = noise(seeds, benchmark.shape, torch.float64)
@@ -163,9 +163,14 @@ def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None)
     return Prepared(plan, to_spec(solver), rows, each, seconds, walk, meter.rows)
 
 
-def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range) -> Tensor:
-    """The plan's samples from the noise of these seeds, fresh noise included: (len(seeds), *shape)."""
-    return plan.run(denoise, noise(seeds, shape), lambda stream: noise(seeds, shape, stream=stream))
+def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range, device: str = "cpu") -> Tensor:
+    """The plan's samples from the noise of these seeds, fresh noise included: (len(seeds), *shape) on `device`.
+
+    The noise is drawn on the CPU, so that an image is the same one wherever it is sampled.
+    """
+    return plan.run(
+        denoise, noise(seeds, shape).to(device), lambda stream: noise(seeds, shape, stream=stream).to(device)
+    )
 
 
 class NotFiniteError(ArithmeticError):
@@ -194,7 +199,7 @@ def evaluate(plan: Plan, benchmark: Benchmark, seeds: range, shard_images: int |
     """
     started = time.perf_counter()
     meter = Meter(benchmark.denoiser())
-    features = benchmark.features(finite(draw(plan, meter, benchmark.shape, seeds), seeds))
+    features = benchmark.features(finite(draw(plan, meter, benchmark.shape, seeds, benchmark.device), seeds))
     size = shard_images or len(seeds)
     moments = [Moments.of(part) for part in torch.split(features, size)]
     # Every image takes as many rows, and is taken to take as long.

@@ -6,7 +6,7 @@ own comes back as a `Failure` and is not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -73,9 +73,12 @@ Outcome = Prepared | Taught | Compared | Evaluated | Failure
 class Worker:
     """Holds one benchmark, what was learned on it, and the study's teacher; does tasks on them."""
 
-    def __init__(self, benchmark: str, threads: int, memory: Path | None = None) -> None:
+    def __init__(
+        self, benchmark: str | Benchmark, threads: int, memory: Path | None = None, device: str = "cpu"
+    ) -> None:
         torch.set_num_threads(threads)
-        self.benchmark: Benchmark = load(benchmark)
+        held = load(benchmark) if isinstance(benchmark, str) else benchmark
+        self.benchmark: Benchmark = replace(held, device=device)
         self.memory = memory_of(self.benchmark, memory)
         self.teacher: Teacher | None = None
 
@@ -94,6 +97,8 @@ class Worker:
             return self._done(task)
         except (SpecError, NotFiniteError) as error:
             return Failure(str(error))
+        except (MemoryError, torch.OutOfMemoryError, OSError) as error:  # another time or elsewhere it may do
+            return Failure(f"{type(error).__name__}: {error}".splitlines()[0], machine=True)
         except Exception as error:  # the study goes on; the record shows what happened to this trial
             return Failure(f"{type(error).__name__}: {error}".splitlines()[0])
 

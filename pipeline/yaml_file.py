@@ -34,7 +34,7 @@ _Loader.add_implicit_resolver(
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; a `SpecError` names the file if there is none."""
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # nosec B506  # a SafeLoader
         json.dumps(value, default=str, skipkeys=True)  # refuses an alias to what it stands in
     except OSError as error:
         raise SpecError(f"cannot be read ({error.strerror})", file=str(path)) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.registry import SpecError
 from pipeline.trial import TrialSpec
@@ -94,6 +94,25 @@ class Constraints(BaseModel):
 
     setup_nfe: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     latency_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Resources(BaseModel):
+    """What each worker is given of a machine: processors (as many as its threads where not given) and GPUs, or parts.
+
+    With GPUs its images are sampled on one.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    cpus: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole(cls, given: float) -> float:
+        if given > 1 and given != int(given):
+            raise SpecError("above one they are whole", given=given, allowed="0 to 1, or a whole number")
+        return given
 
 
 def check_unseen(searched: TrialSpec, confirmed: TrialSpec) -> None:

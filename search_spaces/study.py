@@ -18,7 +18,7 @@ from pipeline.methods import METHODS
 from pipeline.registry import SpecError
 from pipeline.trial import TrialSpec
 from pipeline.yaml_file import mistake, read
-from search_spaces.protocol import Confirm, Constraints, Optimizer, Rungs, check_unseen
+from search_spaces.protocol import Confirm, Constraints, Optimizer, Resources, Rungs, check_unseen
 from search_spaces.space import Space
 
 # `sigmasearch report NAME` would not know which is meant.
@@ -48,6 +48,7 @@ class Study(BaseModel):
     first_seed: int = Field(default=0, ge=0)
     workers: int = Field(default=2, ge=0)
     threads: int = Field(default=1, ge=1)
+    resources: Resources = Resources()
     optimizer: Optimizer = Optimizer()
     rungs: Rungs | None = Rungs()  # None: every trial is scored on all images
     confirm: Confirm | None = Confirm()  # None: nothing is confirmed

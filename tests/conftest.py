@@ -41,7 +41,8 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def no_foreign_store(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "SIGMASEARCH_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,10 @@ def drain(pool, count):
     return answers
 
 
+def actors(pool):
+    return [slot.actor for slot in pool._slots]
+
+
 def shards(pool, key="t"):
     pool.submit(Task(key, (0, 0), SPEC))
     ((_, prepared),) = drain(pool, 1)
@@ -61,7 +65,7 @@ def test_ray_gives_the_moments_of_a_run_in_process(ray_pool, expected):
 
 
 def test_both_workers_work(ray_pool, expected):
-    pids = set(ray_pool._ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in ray_pool._actors]))
+    pids = set(ray_pool._ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in actors(ray_pool)]))
     assert len(pids) == 2
 
 
@@ -91,7 +95,7 @@ def test_a_wrong_spec_is_an_answer(ray_pool):
 
 
 def test_a_killed_worker_loses_nothing(ray_pool, expected):
-    pid = ray_pool._ray.get(ray_pool._actors[0].__ray_call__.remote(lambda self: os.getpid()))
+    pid = ray_pool._ray.get(actors(ray_pool)[0].__ray_call__.remote(lambda self: os.getpid()))
     shards(ray_pool)
     os.kill(pid, signal.SIGKILL)
     assert moments(drain(ray_pool, len(SPEC.shards()))) == expected
@@ -103,7 +107,7 @@ def test_a_killed_worker_loses_nothing(ray_pool, expected):
 def all_up(pool):
     """Wait for the workers that a test has killed."""
     deadline = time.monotonic() + 120
-    while not all(pool._up):
+    while not all(slot.up for slot in pool._slots):
         assert time.monotonic() < deadline, "a worker did not come back"
         assert pool.next(timeout=1.0) is None
 
@@ -125,12 +129,12 @@ def test_every_worker_has_the_teacher_and_one_that_was_killed_has_it_again(ray_p
     all_up(ray_pool)
     ray_pool.share(teacher)
     assert distances(ray_pool, plan) == {expected}
-    pids = ray_pool._ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in ray_pool._actors])
+    pids = ray_pool._ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in actors(ray_pool)])
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert distances(ray_pool, plan) == {expected}
     all_up(ray_pool)
-    held = ray_pool._ray.get([actor.__ray_call__.remote(lambda self: self.teacher) for actor in ray_pool._actors])
+    held = ray_pool._ray.get([actor.__ray_call__.remote(lambda self: self.teacher) for actor in actors(ray_pool)])
     assert all(each.samples.equal(teacher.samples) for each in held)
 
 

@@ -15,7 +15,7 @@ from pipeline.registry import SpecError
 from pipeline.result import TrialRecord
 from pipeline.run_folder import STORAGE_FILE, STUDY_FILE, claim
 from tests.spied_search import RUNGS, eulers, far_at, fids, run
-from tests.synthetic_study import record, result, score
+from tests.synthetic_study import record, result
 
 NONE = {}
 STOP = Stop("baseline/ddim/4", "behind", 0.25)
@@ -63,18 +63,6 @@ def test_optuna_holds_each_constraint_and_its_best_trials_are_feasible():
     ]
     assert [trial.number for trial in study.best_trials] == [0]
     assert [record.feasible for record in ledger.records()] == [True, False, True]
-
-
-# Waiting ---------------------------------------------------------------------------------------------------------
-
-
-def test_of_those_that_wait_the_cheapest_come_first_and_the_best_of_a_cost_last():
-    ledger = open_ledger()
-    for nfe, fid in ((5, 0.2), (4, 0.3), (5, 0.4), (4, 0.1), (5, 0.1)):
-        trial, _ = ledger.ask()
-        evidence = Evidence(f"{trial.number:x}", nfe, scores=(score(9.0, 0.1), score(fid, 0.01)))
-        ledger.tell_waiting(trial, evidence, {}, fid, "made")
-    assert [record.key for record, _ in ledger.waiting()] == [f"searched/{number}" for number in (1, 3, 2, 0, 4)]
 
 
 # Stopped ---------------------------------------------------------------------------------------------------------

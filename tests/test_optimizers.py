@@ -4,6 +4,7 @@ import optuna
 import pytest
 
 from pipeline.optimizers import optuna_sampler
+from pipeline.tpe import OneRankingTPE
 from tests.spied_search import RUNGS, run, values
 
 NAMES = ["tpe", "gp", "nsga2", "qmc", "random"]
@@ -78,7 +79,7 @@ def test_what_stopped_trials_are_told_as_is_taken_by_those_that_learn(small_stud
 def test_a_name_is_the_sampler_that_it_says():
     kinds = {name: type(optuna_sampler(name, 0, 5)) for name in NAMES}
     assert kinds == {
-        "tpe": optuna.samplers.TPESampler,
+        "tpe": OneRankingTPE,
         "gp": optuna.samplers.GPSampler,
         "nsga2": optuna.samplers.NSGAIISampler,
         "qmc": optuna.samplers.QMCSampler,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,10 @@ def ready(config):
 
 def commands(config):
     return [line for key, lines in config.items() if key.endswith("_commands") for line in lines]
+
+
+def starts(config):
+    return [line for line in commands(config) if "ray start" in line]
 
 
 def test_ray_takes_it(written):
@@ -86,39 +92,69 @@ def test_nothing_of_rays_defaults_runs_that_was_not_chosen(written):
 
 def test_every_node_installs_the_project(written):
     filled = ready(written)
-    (mount,) = [remote for remote, local in filled["file_mounts"].items() if local == "."]
     for key in ("head_setup_commands", "worker_setup_commands"):
-        assert any(re.search(rf"pip install .*-e {mount}$", line) for line in filled[key])
+        assert any(re.search(r"pip install .*-e ~/sigmasearch$", line) for line in filled[key])
 
 
-def test_only_the_tree_is_sent(written):
-    excluded = ready(written)["rsync_exclude"]
-    assert {".git", ".venv", "runs", "__pycache__"} <= set(excluded)
-    patterns = [re.compile(re.escape(entry).replace(r"\*", ".*")) for entry in excluded]
-    for line in (ROOT / ".gitignore").read_text().split():
-        name = line.strip("/").replace("*", "any")
-        assert name.endswith(".egg-info") or any(pattern.fullmatch(name) for pattern in patterns), name
+def test_a_node_gets_what_installing_needs_and_nothing_else(written):
+    """Else `ray up` reads all of .venv and runs for its hash, and restarts Ray whenever a run has written something."""
+    sent = {remote: local for remote, local in ready(written)["file_mounts"].items() if local != "~/.ray/auth_token"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    files = ["pyproject.toml", project["project"]["readme"], project["project"]["license"]["file"]]
+    assert sent == {f"~/sigmasearch/{name}": name for name in (*packages, *files)}
+    assert all((ROOT / name).exists() for name in sent.values())
+
+
+@pytest.mark.parametrize("name", ["__pycache__", ".env", ".netrc", "tls.pem", "tls.key", ".plan.py.swp"])
+def test_what_lies_among_the_sources_by_mistake_is_not_sent(written, name):
+    assert any(fnmatch(name, pattern) for pattern in ready(written)["rsync_exclude"])
 
 
 def test_every_ray_needs_the_token_and_reports_no_usage(written):
     filled = ready(written)
-    starts = [line for line in commands(filled) if "ray start" in line]
-    assert len(starts) == 2
-    for line in starts:
-        before = line.partition("ray start")[0]
-        assert "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0" in before
+    lines = starts(filled)
+    assert len(lines) == 2
+    for line in lines:
+        exported = set(re.search(r"^export ([^;]*);", line)[1].split())
+        assert {"RAY_AUTH_MODE=token", "RAY_USAGE_STATS_ENABLED=0"} <= exported
     assert "~/.ray/auth_token" in filled["file_mounts"].values()
     assert "chmod 600 ~/.ray/auth_token" in filled["setup_commands"]
 
 
+def test_a_job_finds_the_command_and_has_time_to_end(written):
+    """Jobs inherit the environment of `ray start`: its PATH, and how long `ray job stop` waits before it kills."""
+    (head,) = (line for line in starts(ready(written)) if "--head" in line)
+    assert head.startswith('export PATH="$HOME/venv/bin:$PATH" ')
+    assert int(re.search(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+)", head)[1]) == 20
+
+
+def test_every_port_is_chosen_and_told_so_that_a_firewall_can_name_it(written):
+    told = re.search(r"so that a firewall can name them: ([\d, -]+)\.", FILE.read_text())[1]
+    open_ports = set()
+    for span in told.split(", "):
+        first, _, last = span.partition("-")
+        open_ports |= set(range(int(first), int(last or first) + 1))
+    for line in starts(ready(written)):
+        ports = {name: int(port) for name, port in re.findall(r"--([a-z-]*port)=(\d+)", line)}
+        least, most = ports.pop("min-worker-port"), ports.pop("max-worker-port")
+        assert ports.pop("dashboard-port", 8265) == 8265  # behind the launcher's tunnel
+        everyone = {"object-manager", "node-manager", "dashboard-agent-listen", "dashboard-agent-grpc"}
+        everyone |= {"runtime-env-agent", "metrics-export"}
+        assert {f"{name}-port" for name in everyone} <= set(ports)
+        assert len(set(ports.values())) == len(ports)
+        workers = set(range(least, most + 1))
+        assert workers & set(ports.values()) == set()
+        assert {*workers, *ports.values()} <= open_ports
+
+
 def test_nothing_is_open_to_the_world(written):
     filled = ready(written)
-    (head,) = [line for line in filled["head_start_ray_commands"] if "ray start" in line]
+    (head,) = (line for line in starts(filled) if "--head" in line)
     assert "--dashboard-host=127.0.0.1" in head
     text = yaml.safe_dump(filled)
     assert "0.0.0.0" not in text
     assert "::/0" not in text
-    assert "--ray-client-server-port" not in text
     if filled["provider"]["type"] == "aws":
         assert "security_group" not in filled["provider"]
         for node in filled["available_node_types"].values():

@@ -6,8 +6,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline import run_study, summary
+from pipeline import publisher, run_study, store, summary
 from pipeline.ledger import Ledger
+from pipeline.registry import SpecError
 from pipeline.tracking import Record
 from pipeline.worker import Worker
 from tests.conftest import SMALL
@@ -37,7 +38,7 @@ def test_an_outage_of_mlflow_costs_one_warning_and_the_same_command_mends_it(stu
 
     monkeypatch.setattr(Record, "log", fails_after_three)
     console = Console(file=io.StringIO(), width=120)
-    with pytest.raises(run_study.RecordUnavailableError, match=r"connection refused.*all \d+ trials are kept"):
+    with pytest.raises(publisher.RecordUnavailableError, match=r"connection refused.*all \d+ trials are kept"):
         search(study_file, tmp_path, console)
     assert console.file.getvalue().count("warning: MLflow does not answer") == 1
 
@@ -51,6 +52,51 @@ def test_an_outage_of_mlflow_costs_one_warning_and_the_same_command_mends_it(stu
     assert roles == {"floor": 1, "baseline": 4, "published": 2, "searched": 4}
     assert set(outcome.frame["state"]) == {"complete", "pruned"}
     assert "waits" not in "".join(outcome.frame["reason"].fillna(""))
+
+
+def test_a_record_that_comes_back_is_told_what_it_missed(study_file, tmp_path, monkeypatch):
+    """Three calls fail in the middle of the search; the next one, which may try, finds MLflow again."""
+    calls, honest = [], Record.log
+
+    def fails_in_between(self, record, **options):
+        calls.append(record.key)
+        if 4 <= len(calls) <= 6:
+            raise ConnectionError("connection refused")
+        return honest(self, record, **options)
+
+    monkeypatch.setattr(publisher.Publisher, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(Record, "log", fails_in_between)
+    console = Console(file=io.StringIO(), width=120)
+    outcome = search(study_file, tmp_path, console)
+    told = console.file.getvalue()
+    assert told.count("warning: MLflow does not answer") == 1
+    assert "MLflow answers again; 4 trials that it missed are in the record" in told
+    assert len(outcome.frame) == len(set(calls))
+
+
+def test_a_search_begins_without_mlflow_and_sync_makes_its_record_afterwards(study_file, tmp_path, monkeypatch):
+    honest = Record.open
+
+    def nobody(*_):
+        raise store.StoreUnavailableError("the store cannot be opened (connection refused)", path="MLFLOW_TRACKING_URI")
+
+    monkeypatch.setattr(Record, "open", nobody)
+    console, folder = Console(file=io.StringIO(), width=120), tmp_path / "runs" / "small"
+    with pytest.raises(publisher.RecordUnavailableError, match=r"all \d+ trials are kept in .*small.*sigmasearch sync"):
+        search(study_file, tmp_path, console)
+    assert console.file.getvalue().count("warning: MLflow does not answer") == 1
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+    monkeypatch.setattr(Record, "open", honest)
+    monkeypatch.setattr(Worker, "do", lambda self, task: pytest.fail("sync samples nothing"))
+    synced = run_study.sync(study_file, run_dir=folder, console=console)
+    again = search(study_file, tmp_path)
+    assert again.new_trials == 0
+    assert len(synced.frame) == len(again.frame) >= 11
+    assert synced.files["table.md"].read_text() == again.files["table.md"].read_text()
+    with pytest.raises(SpecError, match="holds no study"):
+        run_study.sync(study_file, run_dir=tmp_path / "elsewhere", console=console)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_search_stopped_by_the_keyboard_goes_on_where_it_was(study_file, tmp_path, monkeypatch):

@@ -156,7 +156,7 @@ def test_calibration_uses_its_own_seeds_in_double_and_gives_the_same_plan_again(
     class Spy:
         shape = gmm.shape
 
-        def denoiser(self):
+        def denoiser(self, device=None):
             network = gmm.denoiser()
 
             def denoise(x, sigma):
@@ -228,9 +228,9 @@ def test_a_plan_that_blows_up_is_its_own_fault(gmm, parts, factor):
 
 def test_one_bad_sample_is_enough(gmm):
     class Broken:
-        shape = gmm.shape
+        shape, device = gmm.shape, gmm.device
 
-        def denoiser(self):
+        def denoiser(self, device=None):
             def denoise(x, sigma):
                 answer = gmm.denoiser()(x, sigma).clone()
                 answer[3, 0, 0, 0] = math.nan

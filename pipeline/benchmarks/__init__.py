@@ -60,11 +60,15 @@ class _HasMoments(Protocol):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A card made real: `model` and `extractor` are built, the reference is computed when it is first asked for."""
+    """A card made real: `model` and `extractor` are built, the reference is computed when it is first asked for.
+
+    `device` is where its images are sampled. What is calibrated is calibrated on the CPU, alike everywhere.
+    """
 
     spec: Card
     model: Model
     extractor: Extractor
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -96,9 +100,9 @@ class Benchmark:
         """The sigma that sampling starts from, in data units."""
         return self.spec.sigma_max
 
-    def denoiser(self, device: str = "cpu") -> Denoiser:
-        """D(x; sigma) on `device`."""
-        return self.model.denoiser(device)
+    def denoiser(self, device: str | None = None) -> Denoiser:
+        """D(x; sigma) on `device`, the benchmark's own where none is named."""
+        return self.model.denoiser(device or self.device)
 
     def features(self, samples: Tensor) -> Tensor:
         """Features of samples in data units (B, C, H, W) -> (B, d), quantised first where the card says so."""
