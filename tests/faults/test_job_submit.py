@@ -230,7 +230,7 @@ def test_the_log_reads_well_without_a_terminal(visits):
 def test_the_workers_were_the_clusters(visits, head):
     """A search that starts a Ray of its own inside a job would find no room there, or take twice the machine."""
     actors = head.get("/api/v0/actors?detail=1&limit=100")["data"]["result"]["result"]
-    workers = [each for each in actors if each["class_name"] == "Worker"]
+    workers = [each for each in actors if each["class_name"] == "RayWorker"]
     assert len(workers) >= 4  # two of each job that had something to do
     assert {each["state"] for each in workers} == {"DEAD"}
 
