@@ -112,6 +112,22 @@ def all_up(pool):
         assert pool.next(timeout=1.0) is None
 
 
+def test_workers_without_work_are_given_back_and_come_again(ray_pool, expected, monkeypatch):
+    """As on a cluster that was not started here; the cluster may shrink then."""
+    all_up(ray_pool)
+    monkeypatch.setattr(ray_pool, "_idle_seconds", 0.5)
+    deadline = time.monotonic() + 60
+    while any(slot.actor is not None for slot in ray_pool._slots):
+        assert time.monotonic() < deadline, "they are kept"
+        assert ray_pool.next(timeout=0.1) is None
+        time.sleep(0.1)
+    assert ray_pool.size == 2
+    monkeypatch.setattr(ray_pool, "_idle_seconds", float("inf"))
+    shards(ray_pool)
+    assert moments(drain(ray_pool, len(SPEC.shards()))) == expected
+    all_up(ray_pool)
+
+
 def distances(pool, plan, count=6):
     """The plan's distance to the teacher that the pool shares, as `count` tasks tell it."""
     for i in range(count):

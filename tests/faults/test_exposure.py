@@ -79,7 +79,8 @@ class Process:
 
     def __init__(self, folder, *arguments, **environment):
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-        self.log = folder / f"{arguments[0]}.log"
+        number = len(list(folder.glob("*.log")))  # the search in the middle still writes its own
+        self.log = folder / f"{number}-{arguments[0]}.log"
         with self.log.open("w") as log:
             self.running = subprocess.Popen(
                 [CONSOLE, *map(str, arguments)],
