@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ LISTED: dict[str, Any] = {
     "trials": 10,
     "images": 400,
     # Every rung is climbed, and stops nobody: who is stopped hangs on which of two trials ends first.
-    "rungs": {"teacher": 40, "images": [100, 200], "slack": 1000.0, "confidence": 0.9999999},
+    "rungs": {"teacher": 40, "images": [100, 200], "slack": 1000.0, "confidence": 0.999999999999},
     "baselines": ["ddim", "heun"],
     "published": [
         {"solver.low": "euler", "solver.tau_k": [2e-3, 0.5], "schedule.num_steps": [2, 3, 4, 5],
@@ -50,8 +51,16 @@ def plain_environment() -> dict[str, str]:
     return held | {"OMP_NUM_THREADS": "1"}
 
 
-def start(file: Path, folder: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
-    """`sigmasearch search` on the file, with its run directory in `folder`, in a process group of its own."""
+def _hear() -> None:
+    """A job in the background of a script, as CI may be, ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def start(file: Path, folder: Path, *more: str, hears: bool = True, **environment: str) -> subprocess.Popen[str]:
+    """`sigmasearch search` on the file, with its run directory in `folder`, in a process group of its own.
+
+    `hears`: Ctrl-C, whatever this process does.
+    """
     argv = [sys.executable, "-W", "ignore", "-c", COMMAND, "search", str(file), "--run-dir", str(folder / "run"), *more]
     return subprocess.Popen(
         argv,
@@ -61,6 +70,7 @@ def start(file: Path, folder: Path, *more: str, **environment: str) -> subproces
         cwd=folder,
         env=plain_environment() | environment,
         start_new_session=True,
+        preexec_fn=_hear if hears else None,
     )
 
 

@@ -105,7 +105,7 @@ def test_nohup_stays_nohup(tmp_path):
     file = study_file(tmp_path, {"trials": 2, "confirm": None, "baselines": ["ddim"]})
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process = start(file, tmp_path)
+        process = start(file, tmp_path, hears=False)
     finally:
         signal.signal(signal.SIGINT, before)
     for line in process.stdout:
