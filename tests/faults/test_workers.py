@@ -78,11 +78,11 @@ def test_twenty_workers_killed_at_random_moments_change_no_bit(ray_pool, listed,
             killed.append(rng.choice(there))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(killed[-1], signal.SIGKILL)
-            due[0] = time.monotonic() + rng.uniform(0.5, 2.0)
+            due[0] = time.monotonic() + rng.uniform(0.1, 0.6)
 
     found = values(run(None, listed, pool=Disturbed(ray_pool, disturb)).records)
     assert not changed(found, undisturbed), killed
-    assert len(killed) >= 10
+    assert len(killed) >= 5
 
 
 def test_a_worker_that_hangs_is_replaced(ray_pool, monkeypatch):
