@@ -21,7 +21,7 @@ def closed():
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("sqlite:////tmp/study.db", "is not the address of a server storage (a file is what the run directory has"),
+        ("sqlite:////srv/study.db", "is not the address of a server storage (a file is what the run directory has"),
         ("mysql://me@127.0.0.1/studies", "is not the address of a server storage"),
         ("study.db", "is not the address of a server storage"),
         (f"me:{SECRET}@127.0.0.1/studies", "is not the address of a server storage"),
