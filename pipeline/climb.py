@@ -20,7 +20,7 @@ from pipeline.result import TrialRecord
 from pipeline.scoring import Scoring
 from pipeline.shard_store import ShardStore
 from pipeline.trial import Prepared
-from pipeline.worker import Compared, Evaluated, Failure, Outcome, Task
+from pipeline.worker import Compared, Evaluated, Failure, Measured, Outcome, Task
 from search_spaces import Study
 from search_spaces.protocol import Rungs
 
@@ -114,6 +114,10 @@ class Climb:
             job.shards += outcome.shards
             self._spend(job, sum(shard.rows for shard in outcome.shards))
             self._reach(job)
+        elif isinstance(outcome, Measured):
+            job.distances[outcome.index] = outcome.distance
+            if len(job.distances) == len(job.parts):
+                self._score(job)
 
     def end_waiting(self) -> None:
         """Nobody waits any more: who comes now goes on, and is judged by `overtaken`."""
@@ -257,20 +261,32 @@ class Climb:
         return [seeds for low, high in itertools.pairwise(ends) for seeds in job.spec.batches(low, high)]
 
     def _reach(self, job: Job) -> None:
-        """Once all images of a rung are there: score them, and go on if it is not the last."""
+        """Once all images of a rung are there: see to their score."""
         if len(job.shards) * job.spec.shard_images != job.rung:
             return
+        last = job.rung == job.spec.images
+        if last or job.evidence.score(job.rung) is None:
+            job.parts, job.distances = self.scoring.parts(job.shards, last=last), {}
+        if not job.parts:
+            self._score(job)
+        for i, part in enumerate(job.parts):
+            self.pool.submit(Task(job.key, (job.number, i), job.spec, what="measure", part=part))
+
+    def _score(self, job: Job) -> None:
+        """Score the images of a rung, and go on if it is not the last."""
         assert job.prepared is not None
+        measured = [(part, job.distances[i]) for i, part in enumerate(job.parts)]
+        job.parts, job.distances = [], {}
         if job.rung != job.spec.images:
-            known = job.evidence.score(job.rung)  # from before the driver was killed
+            known = job.evidence.score(job.rung or 0)  # from before the driver was killed
             if known is None:
-                job.scores.append(self.scoring.score(job.plan, job.shards))
+                job.scores.append(self.scoring.score(job.plan, job.shards, measured))
             if job.final is None:
                 self._climb(job)
             else:
                 self._rest(job)
             return
-        result = self.scoring.finish(job.spec, job.prepared, job.shards)
+        result = self.scoring.finish(job.spec, job.prepared, job.shards, measured)
         job.scores.append(result.score)
         self._enter(job)
         self._end(job, Fate(job.key, job.evidence, result))

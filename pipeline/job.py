@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.comparison import Estimate
 from pipeline.evidence import Evidence, TeacherDistance
+from pipeline.metrics.distances import Part
 from pipeline.plan import Plan
 from pipeline.pruning import Stop
 from pipeline.result import Role, TrialResult
@@ -59,7 +60,8 @@ class Job:
 
     `rung` is the number of images that it is being scored on, None while there is no such number. `final` is Optuna's
     number of a trial that has waited since it was told; it goes on to `goal` images. `paid` images are in `spent_rows`
-    already, from before it waited or the driver was killed.
+    already, from before it waited or the driver was killed. `parts` are what workers measure for its rung's score, with
+    the `distances` that have come.
     """
 
     key: str
@@ -79,6 +81,8 @@ class Job:
     scores: list[Estimate] = field(default_factory=list)
     spent_rows: int = 0
     paid: int = 0
+    parts: list[Part] = field(default_factory=list)
+    distances: dict[int, float] = field(default_factory=dict)
 
     def recall(self, evidence: Evidence) -> None:
         """Take up what was known of it before it waited, or before the driver was killed."""

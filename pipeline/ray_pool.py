@@ -33,6 +33,7 @@ _LOCAL_ENVIRONMENT = {
 PING_SECONDS = 1.0  # between two looks at a worker that is gone
 LOOK_SECONDS = 0.25  # between two looks at all workers
 IDLE_SECONDS = 60.0  # after which a cluster's worker without work is given back
+STORE_BYTES = 100 * 2**20  # plans and few features are small; Ray's own minimum is 75 MiB
 
 
 def check_address() -> None:
@@ -51,8 +52,11 @@ def check_address() -> None:
         raise SpecError(message, path="RAY_ADDRESS", given=masked(address)) from None
 
 
-def start_ray(workers: int, threads: int) -> bool:
-    """Connect to the cluster of RAY_ADDRESS, or start Ray here, bound to 127.0.0.1. True if Ray was started here."""
+def start_ray(workers: int, threads: int, store_bytes: int = STORE_BYTES) -> bool:
+    """Connect to the cluster of RAY_ADDRESS, or start Ray here, bound to 127.0.0.1. True if Ray was started here.
+
+    `store_bytes` are for what is on its way between a driver and workers here.
+    """
     local = not os.environ.get("RAY_ADDRESS")
     if local:
         for key, value in _LOCAL_ENVIRONMENT.items():
@@ -70,7 +74,7 @@ def start_ray(workers: int, threads: int) -> bool:
             num_cpus=workers * threads,
             num_gpus=torch.cuda.device_count(),
             include_dashboard=False,
-            object_store_memory=100 * 2**20,  # plans and moments are small; Ray's own minimum is 75 MiB
+            object_store_memory=store_bytes,
             log_to_driver=False,
             logging_level="ERROR",
         )
@@ -119,7 +123,10 @@ class RayPool:
         gpus: float = 0.0,
         patience: Patience | None = None,
     ) -> None:
-        self._started = start_ray(workers, threads)
+        loaded = benchmarks.load(benchmark)
+        features = len(loaded.reference.mean)
+        # Two moments are a task to measure: with less room Ray would put them on the disk.
+        self._started = start_ray(workers, threads, STORE_BYTES + workers * self.DEPTH * 2 * 8 * features**2)
         import ray
 
         self._ray = ray
@@ -133,7 +140,7 @@ class RayPool:
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
         )
         # One copy a node, which its workers share, and the machines of the cluster need no file of the user's.
-        held = ray.put(benchmarks.load(benchmark))
+        held = ray.put(loaded)
         self._begin: Callable[[], Any] = lambda: actor.remote([held], threads, memory, "cuda" if gpus else "cpu")
         self._queue = TaskQueue()
         self._slots = [_Slot() for _ in range(workers)]

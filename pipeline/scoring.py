@@ -7,42 +7,85 @@ from typing import Protocol
 
 from pipeline.benchmarks import Benchmark
 from pipeline.comparison import Estimate
-from pipeline.metrics.distances import fid_infinity, jackknife
+from pipeline.metrics.distances import Part, estimate, growing, intercept, left_out
 from pipeline.plan import Plan
 from pipeline.result import TrialResult
 from pipeline.trial import Prepared, ShardResult, TrialSpec
+
+# With so many features, and fewer, the driver measures a trial's distances in the time that it takes to ask another.
+DRIVER_FEATURES = 256
+Measurement = tuple[Part, float]  # a part, and its distance
 
 
 class Scoring(Protocol):
     """What a search needs to know of shards. A replay answers from a table."""
 
-    def score(self, plan: Plan, shards: Sequence[ShardResult]) -> Estimate:
-        """The FID of these shards together, whatever order they come in."""
+    def parts(self, shards: Sequence[ShardResult], *, last: bool) -> list[Part]:
+        """What workers are to measure for the score, or where it is the `last` for the result; may be nothing."""
         ...
 
-    def finish(self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult]) -> TrialResult:
+    def score(self, plan: Plan, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()) -> Estimate:
+        """The FID of these shards together, whatever order they come in; `measured` are their `parts`."""
+        ...
+
+    def finish(
+        self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()
+    ) -> TrialResult:
         """The result of all shards of the spec."""
         ...
 
 
 class MomentScoring:
-    """Scores by the moments that the shards carry."""
+    """Scores by the moments that the shards carry. A Frechet distance takes d^3: with large d it is the workers'."""
 
     def __init__(self, benchmark: Benchmark) -> None:
         self.benchmark = benchmark
 
-    def score(self, plan: Plan, shards: Sequence[ShardResult]) -> Estimate:
+    def parts(self, shards: Sequence[ShardResult], *, last: bool) -> list[Part]:
+        """The parts that the score is made of, where their distances are not the driver's."""
+        return [] if shards[0].moments.dim <= DRIVER_FEATURES else _parts(shards, last)
+
+    def score(self, plan: Plan, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()) -> Estimate:
         """The FID of these shards together, merged in seed order."""
         del plan
-        return jackknife([shard.moments for shard in _ordered(shards)], self.benchmark.reference)
+        return _estimate(measured or _measure(_parts(shards, last=False), self.benchmark))
 
-    def finish(self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult]) -> TrialResult:
+    def finish(
+        self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()
+    ) -> TrialResult:
         """The result of all shards of the spec; see `finish`."""
-        return finish(spec, prepared, shards, self.benchmark)
+        return finish(spec, prepared, shards, self.benchmark, measured)
 
 
-def finish(spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], benchmark: Benchmark) -> TrialResult:
+def _parts(shards: Sequence[ShardResult], last: bool) -> list[Part]:
+    moments = [shard.moments for shard in _ordered(shards)]
+    return left_out(moments) + (growing(moments) if last else [])
+
+
+def _measure(parts: Sequence[Part], benchmark: Benchmark) -> list[Measurement]:
+    return [(part, part.distance(benchmark.reference)) for part in parts]
+
+
+def _estimate(measured: Sequence[Measurement]) -> Estimate:
+    whole, distance = measured[0]
+    return estimate(whole.whole.n, [distance, *(value for part, value in measured[1:] if part.group is not None)])
+
+
+def _extrapolation(measured: Sequence[Measurement]) -> float | None:
+    runs = [(part.whole.n, value) for part, value in measured[1:] if part.group is None]
+    return intercept([images for images, _ in runs], [value for _, value in runs])
+
+
+def finish(
+    spec: TrialSpec,
+    prepared: Prepared,
+    shards: Sequence[ShardResult],
+    benchmark: Benchmark,
+    measured: Sequence[Measurement] = (),
+) -> TrialResult:
     """Score the shards, merged in seed order whatever order they ended in.
+
+    `measured` are the score's parts and the extrapolation's, where workers have measured them.
 
     Raises:
         ValueError: they are not the shards of the spec.
@@ -50,14 +93,14 @@ def finish(spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], b
     ordered = _ordered(shards)
     if [shard.seeds for shard in ordered] != spec.shards():
         raise ValueError("the shards are not those of the spec")
-    moments = [shard.moments for shard in ordered]
+    found = measured or _measure(_parts(ordered, last=True), benchmark)
     rows = sum(shard.rows for shard in ordered)
     return TrialResult(
         spec=spec,
         plan=prepared.plan,
         solver=prepared.solver,
-        score=jackknife(moments, benchmark.reference),
-        fid_infinity=fid_infinity(moments, benchmark.reference),
+        score=_estimate(found),
+        fid_infinity=_extrapolation(found),
         nfe=rows / spec.images,
         setup_nfe=prepared.setup_nfe,
         setup_rows=prepared.setup_rows,

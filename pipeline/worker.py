@@ -14,6 +14,7 @@ import torch
 
 from pipeline.benchmarks import Benchmark, load
 from pipeline.evidence import TeacherDistance
+from pipeline.metrics.distances import Part
 from pipeline.plan import Plan
 from pipeline.registry import SpecError
 from pipeline.teacher import Teacher, compare, teach
@@ -25,7 +26,8 @@ class Task:
     """Something to do for a trial. Lower `order` goes first: the oldest trial, its first images.
 
     prepare: place and trace `spec`. teach: solve `seeds` finely by `plan`. compare: the plan's distance to the teacher
-    that the pool shares. evaluate: the moments of `seeds`, one for each of the spec's shards.
+    that the pool shares. evaluate: the moments of `seeds`, one for each of the spec's shards. measure: the distance of
+    `part`, which is the `order[1]`th of its trial.
     """
 
     key: str
@@ -33,7 +35,8 @@ class Task:
     spec: TrialSpec
     plan: Plan | None = None
     seeds: range | None = None
-    what: Literal["prepare", "teach", "compare", "evaluate"] = "prepare"
+    what: Literal["prepare", "teach", "compare", "evaluate", "measure"] = "prepare"
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Taught:
 
 @dataclass(frozen=True)
 class Compared:
-    """A plan's distance to the teacher, and the network rows it took."""
+    """A plan's distance to the teacher, the network rows it took, and what was seen meanwhile."""
 
     distance: TeacherDistance
     rows: int
@@ -60,6 +63,14 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The distance of a part of a trial's images, and which part it is."""
+
+    index: int
+    distance: float
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a task gave no result. `machine` says whether it was lost with its worker rather than wrong in itself."""
 
@@ -67,7 +78,7 @@ class Failure:
     machine: bool = False
 
 
-Outcome = Prepared | Taught | Compared | Evaluated | Failure
+Outcome = Prepared | Taught | Compared | Evaluated | Measured | Failure
 
 
 class Worker:
@@ -105,6 +116,9 @@ class Worker:
     def _done(self, task: Task) -> Outcome:
         if task.what == "prepare":
             return prepare(task.spec, self.benchmark, self.memory)
+        if task.what == "measure":
+            assert task.part is not None
+            return Measured(task.order[1], task.part.distance(self.benchmark.reference, self.benchmark.device))
         assert task.plan is not None
         if task.what == "compare":
             assert self.teacher is not None

@@ -19,7 +19,7 @@ from pipeline.job import Status
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 from pipeline.result import TrialRecord, TrialResult
-from pipeline.scoring import MomentScoring, Scoring
+from pipeline.scoring import Measurement, MomentScoring, Scoring
 from pipeline.search import Search
 from pipeline.teacher import Teacher
 from pipeline.trial import Prepared, ShardResult, TrialSpec
@@ -98,11 +98,13 @@ class Changed(MomentScoring):
         groups = tuple(change(each) for each in score.leave_one_out)
         return replace(score, fid=change(score.fid), corrected=change(score.corrected), leave_one_out=groups)
 
-    def score(self, plan: Plan, shards: Sequence[ShardResult]) -> Estimate:
-        return self._of(plan, super().score(plan, shards))
+    def score(self, plan: Plan, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()) -> Estimate:
+        return self._of(plan, super().score(plan, shards, measured))
 
-    def finish(self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult]) -> TrialResult:
-        result = super().finish(spec, prepared, shards)
+    def finish(
+        self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()
+    ) -> TrialResult:
+        result = super().finish(spec, prepared, shards, measured)
         return replace(result, score=self._of(prepared.plan, result.score))
 
 

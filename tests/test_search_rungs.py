@@ -220,7 +220,7 @@ def test_who_equals_the_floor_at_few_images_may_not_at_all_of_them(small_study):
     """At 40 images all scores are alike, and the floor, slow as it is, has no others yet."""
 
     class Alike(Changed):
-        def score(self, plan, shards):
+        def score(self, plan, shards, measured=()):
             return Estimate.of(40, 1.0, (1.0, 1.0))
 
     class SlowFloor(Spy):

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.comparison import Estimate
+from pipeline.metrics.distances import Part
 from pipeline.metrics.moments import Moments
 from pipeline.plan import Plan
 from pipeline.registry import SpecError
 from pipeline.replay.table import Table
 from pipeline.result import TrialResult
-from pipeline.scoring import Scoring
+from pipeline.scoring import Measurement, Scoring
 from pipeline.teacher import Teacher
 from pipeline.trial import Prepared, ShardResult, TrialSpec
 from pipeline.worker import Compared, Evaluated, Failure, Outcome, Task, Taught
@@ -101,23 +102,32 @@ class TableScoring(Scoring):
     def __init__(self, table: Table, first_seed: int) -> None:
         self.table, self.first_seed = table, first_seed
 
-    def score(self, plan: Plan, shards: Sequence[ShardResult]) -> Estimate:
+    def parts(self, shards: Sequence[ShardResult], *, last: bool) -> list[Part]:
+        """Nothing: the table has the scores."""
+        del shards, last
+        return []
+
+    def score(self, plan: Plan, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()) -> Estimate:
         """The FID on the rung of that many images.
 
         Raises:
             SpecError: the table has no such rung.
         """
-        measured, images = self.table.measured(plan), sum(len(shard.seeds) for shard in shards)
-        if min(shard.seeds.start for shard in shards) != self.first_seed and measured.confirmed is not None:
-            return measured.confirmed
-        found = [score for score in measured.scores if score.images == images]
+        del measured
+        held, images = self.table.measured(plan), sum(len(shard.seeds) for shard in shards)
+        if min(shard.seeds.start for shard in shards) != self.first_seed and held.confirmed is not None:
+            return held.confirmed
+        found = [score for score in held.scores if score.images == images]
         if not found:
-            allowed = [score.images for score in measured.scores]
+            allowed = [score.images for score in held.scores]
             raise SpecError("the table has no such rung", path="rungs.images", given=images, allowed=str(allowed))
         return found[0]
 
-    def finish(self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult]) -> TrialResult:
+    def finish(
+        self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()
+    ) -> TrialResult:
         """The score on all images."""
+        del measured
         about = self.table.about
         return TrialResult(
             spec=spec,

@@ -35,7 +35,7 @@ from pipeline.plan import Plan
 from pipeline.pruning import Field
 from pipeline.ray_pool import RayPool
 from pipeline.result import TrialResult
-from pipeline.scoring import MomentScoring
+from pipeline.scoring import Measurement, MomentScoring
 from pipeline.search import Search
 from pipeline.shard_store import ShardStore
 from pipeline.teacher import Teacher
@@ -138,14 +138,16 @@ class MadeUpScoring(MomentScoring):
         super().__init__(benchmarks.load(STUDY["benchmark"]))
         self._answers = answers
 
-    def score(self, plan: Plan, shards: Sequence[ShardResult]) -> Estimate:
+    def score(self, plan: Plan, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()) -> Estimate:
         """The made-up FID."""
-        held = super().score(plan, shards)
+        held = super().score(plan, shards, measured)
         return self._answers.estimate(plan, held.images, len(held.leave_one_out))
 
-    def finish(self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult]) -> TrialResult:
+    def finish(
+        self, spec: TrialSpec, prepared: Prepared, shards: Sequence[ShardResult], measured: Sequence[Measurement] = ()
+    ) -> TrialResult:
         """The made-up result."""
-        held = super().finish(spec, prepared, shards)
+        held = super().finish(spec, prepared, shards, measured)
         return replace(held, score=self.score(prepared.plan, shards), fid_infinity=None)
 
 
