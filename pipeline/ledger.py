@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -19,12 +19,14 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.evidence import Evidence
-from pipeline.file_storage import FileStorage, together
+from pipeline.file_storage import together
 from pipeline.optimizers import optuna_sampler
 from pipeline.pruning import Stop
 from pipeline.registry import SpecError
-from pipeline.result import Role, State, TrialRecord, TrialResult, describe
+from pipeline.result import TrialRecord, TrialResult
 from pipeline.run_folder import STORAGE_FILE
+from pipeline.study_storage import Server, open_storage
+from pipeline.told import firsts_of, read_back
 
 DIRECTIONS: list[Literal["minimize"]] = ["minimize", "minimize"]  # FID, NFE
 Suggest = Callable[[str, BaseDistribution], Any]
@@ -46,17 +48,16 @@ def _one_commit(method: Callable[Concatenate[Ledger, _P], _T]) -> Callable[Conca
     return whole
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where a study is kept that is not in its run directory. `place`: the driver's among those that share it.
+def _told(method: Callable[Concatenate[Ledger, _P], _T]) -> Callable[Concatenate[Ledger, _P], _T]:
+    """What came of a trial: in one commit, and by nobody who may not tell any more."""
 
-    `url` is never printed, for it holds a password; `name` is.
-    """
+    @functools.wraps(method)
+    def alive(ledger: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        trial = args[0] if args and isinstance(args[0], Trial) else None
+        with ledger.telling(trial), together(ledger._searched._storage):
+            return method(ledger, *args, **kwargs)
 
-    url: str = field(repr=False)
-    name: str
-    arguments: Mapping[str, Any]
-    place: int = 0
+    return alive
 
 
 class Ledger:
@@ -81,7 +82,7 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._draw, self._stopped = draw, stopped
         try:
-            storage = _storage(run_dir, server)
+            storage = open_storage(run_dir, server)
             self._searched = optuna.create_study(
                 study_name=study, storage=storage, directions=DIRECTIONS, load_if_exists=True
             )
@@ -96,6 +97,11 @@ class Ledger:
         several = [server.place] if server is not None and server.place else []
         mixed = int(np.random.SeedSequence([seed, count, *several]).generate_state(1)[0])
         self._searched.sampler = optuna_sampler(optimizer, mixed, startup)
+
+    def telling(self, trial: Trial | None) -> AbstractContextManager[None]:
+        """Around everything that is told, of a searched `trial` or of another. This driver is alone with its file."""
+        del trial
+        return nullcontext()
 
     def running(self) -> list[FrozenTrial]:
         """What a driver that was killed left under way, in order."""
@@ -167,11 +173,12 @@ class Ledger:
 
         return trial, self._draw(suggest)
 
+    @_told
     def note(self, trial: Trial, evidence: Evidence) -> None:
         """Keep what is known of a trial that is under way."""
         trial.set_user_attr("evidence", evidence.to_json())
 
-    @_one_commit
+    @_told
     def tell(
         self,
         trial: Trial,
@@ -185,9 +192,9 @@ class Ledger:
         self._remember(trial, evidence, constraints, same_as)
         self._feasible(trial)
         self._searched.tell(trial, values=[result.score.ranked, result.nfe])
-        return self._record(self._trial(trial.number))
+        return read_back(self._trial(trial.number))
 
-    @_one_commit
+    @_told
     def tell_stopped(
         self,
         trial: Trial,
@@ -208,9 +215,9 @@ class Ledger:
             if self._stopped == "constraint":
                 trial.set_constraint("behind", max(stop.excess, LEAST_EXCESS))
             self._searched.tell(trial, values=[told, evidence.nfe])
-        return self._record(self._trial(trial.number))
+        return read_back(self._trial(trial.number))
 
-    @_one_commit
+    @_told
     def tell_waiting(
         self,
         trial: Trial,
@@ -231,11 +238,12 @@ class Ledger:
         """The trials that wait for their last rungs, each with its parameters."""
         done = self._finals()
         return [
-            (self._record(trial), dict(trial.params))
+            (read_back(trial), dict(trial.params))
             for trial in self._searched.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if trial.user_attrs.get("waiting") and trial.number not in done
         ]
 
+    @_told
     def finish(
         self,
         number: int,
@@ -258,7 +266,7 @@ class Ledger:
         if result is not None:
             attrs["result"] = result.to_json()
         self._measured.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attrs))
-        return self._record(self._trial(number), attrs)
+        return read_back(self._trial(number), attrs)
 
     def _finals(self) -> dict[int, dict[str, Any]]:
         """How the trials that waited ended, by Optuna's number."""
@@ -268,12 +276,12 @@ class Ledger:
     def reach(self, number: int, evidence: Evidence) -> None:
         """A trial that waited has come to a rung before its last. Nobody else asks: its shards are kept."""
 
-    @_one_commit
+    @_told
     def tell_off(self, trial: Trial, reason: str) -> TrialRecord:
         """End a trial that went wrong."""
         trial.set_user_attr("reason", reason)
         self._searched.tell(trial, state=TrialState.FAIL)
-        return self._record(self._trial(trial.number))
+        return read_back(self._trial(trial.number))
 
     def _feasible(self, trial: Trial) -> None:
         if self._stopped == "constraint":
@@ -290,6 +298,7 @@ class Ledger:
         storage = self._searched._storage
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._searched._study_id, number))
 
+    @_told
     def add_measured(self, record: TrialRecord) -> None:
         """Keep what the floor, a baseline or a confirmation gave, or why it gave nothing."""
         attrs: dict[str, Any] = {"key": record.key, "role": record.role, "method": record.method}
@@ -307,51 +316,7 @@ class Ledger:
     def records(self) -> list[TrialRecord]:
         """Every trial that is over, floor and baselines first."""
         measured = self._measured.get_trials(deepcopy=False)
-        beside = [self._record(trial) for trial in _firsts(measured)]
+        beside = [read_back(trial) for trial in firsts_of(measured)]
         searched = self._searched.get_trials(deepcopy=False, states=OVER)
         finals = self._finals()
-        return beside + [self._record(trial, finals.get(trial.number)) for trial in searched]
-
-    def _record(self, trial: FrozenTrial, final: Mapping[str, Any] | None = None) -> TrialRecord:
-        attrs = trial.user_attrs | dict(final or {})
-        waiting = bool(attrs.get("waiting")) and final is None
-        role: Role = attrs.get("role", "searched")
-        result = TrialResult.from_json(attrs["result"]) if "result" in attrs else None
-        evidence = Evidence.from_json(attrs["evidence"]) if "evidence" in attrs else None
-        limits = attrs["constraints"] if final is not None else trial.constraints
-        # A stopped trial may be complete for Optuna; only one with a result is for us.
-        failed = attrs.get("failed") or trial.state == TrialState.FAIL
-        state: State = "failed" if failed else "pruned" if result is None else "complete"
-        return TrialRecord(
-            key=attrs.get("key", f"{role}/{trial.number}"),
-            role=role,
-            state=state,
-            method=attrs.get("method") or (describe(result) if result is not None else f"trial {trial.number}"),
-            result=result,
-            budget=attrs.get("budget"),
-            params=dict(trial.params),
-            reason="waits for its last rungs" if waiting else attrs.get("reason", ""),
-            same_as=attrs.get("same_as", ""),
-            evidence=evidence,
-            constraints={name: value for name, value in limits.items() if name != "behind"},
-            confirms=attrs.get("confirms", ""),
-            waiting=waiting,
-        )
-
-
-def _storage(run_dir: Path | None, server: Server | None) -> optuna.storages.BaseStorage:
-    if server is not None:
-        opened = optuna.storages.RDBStorage(server.url, engine_kwargs=dict(server.arguments))
-        return optuna.storages.get_storage(opened)
-    if run_dir is None:
-        return optuna.storages.InMemoryStorage()
-    return FileStorage(run_dir.resolve() / STORAGE_FILE)
-
-
-def _firsts(measured: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """What was measured, each once: where two drivers have done the same, the one that was faster counts."""
-    firsts: dict[str, FrozenTrial] = {}
-    for trial in measured:
-        if "key" in trial.user_attrs:
-            firsts.setdefault(trial.user_attrs["key"], trial)
-    return list(firsts.values())
+        return beside + [read_back(trial, finals.get(trial.number)) for trial in searched]

@@ -22,11 +22,12 @@ from sqlalchemy.exc import ProgrammingError
 
 from pipeline.evidence import Evidence
 from pipeline.leases import LeaseLostError, Leases
-from pipeline.ledger import OVER, Ledger, Server
-from pipeline.pruning import Stop
-from pipeline.result import TrialRecord, TrialResult
+from pipeline.ledger import OVER, Ledger
+from pipeline.result import TrialRecord
 from pipeline.server_storage import open_engine, optuna_arguments, server_name, unusable
 from pipeline.sharing import Asked, Sharing
+from pipeline.study_storage import Server
+from pipeline.told import read_back
 from search_spaces import Study
 
 POLL_SECONDS = 0.5  # how old what is known of the others may be
@@ -96,85 +97,33 @@ class Driver:
 class SharedLedger(Ledger):
     """A ledger that other drivers write too. One that they have buried tells nothing any more.
 
-    `leases` is to be set before anything is told. Every write raises `LeaseLostError` where another driver has taken
-    the trial over.
+    `leases` is to be set before anything is told.
     """
 
     leases: Leases
 
-    def note(self, trial: Trial, evidence: Evidence) -> None:
-        """As of `Ledger`."""
-        with self._alive():
-            super().note(trial, evidence)
+    @contextmanager
+    def telling(self, trial: Trial | None) -> Iterator[None]:
+        """Refuse a driver that is buried, and one whose trial another has ended.
 
-    def tell(
-        self,
-        trial: Trial,
-        result: TrialResult,
-        evidence: Evidence,
-        constraints: Mapping[str, float],
-        same_as: str = "",
-    ) -> TrialRecord:
-        """As of `Ledger`."""
-        with self._alive(trial):
-            return super().tell(trial, result, evidence, constraints, same_as)
-
-    def tell_stopped(
-        self,
-        trial: Trial,
-        stop: Stop,
-        evidence: Evidence,
-        constraints: Mapping[str, float],
-        told: float | None,
-        method: str,
-        same_as: str = "",
-    ) -> TrialRecord:
-        """As of `Ledger`."""
-        with self._alive(trial):
-            return super().tell_stopped(trial, stop, evidence, constraints, told, method, same_as)
-
-    def tell_waiting(
-        self,
-        trial: Trial,
-        evidence: Evidence,
-        constraints: Mapping[str, float],
-        told: float,
-        method: str,
-        same_as: str = "",
-    ) -> None:
-        """As of `Ledger`."""
-        with self._alive(trial):
-            super().tell_waiting(trial, evidence, constraints, told, method, same_as)
-
-    def tell_off(self, trial: Trial, reason: str) -> TrialRecord:
-        """As of `Ledger`."""
-        with self._alive(trial):
-            return super().tell_off(trial, reason)
-
-    def finish(
-        self,
-        number: int,
-        evidence: Evidence | None,
-        constraints: Mapping[str, float],
-        result: TrialResult | None = None,
-        *,
-        reason: str = "",
-        same_as: str = "",
-        failed: bool = False,
-    ) -> TrialRecord:
-        """As of `Ledger`."""
-        with self._alive():
-            return super().finish(number, evidence, constraints, result, reason=reason, same_as=same_as, failed=failed)
-
-    def add_measured(self, record: TrialRecord) -> None:
-        """As of `Ledger`."""
-        with self._alive():
-            super().add_measured(record)
+        Raises:
+            LeaseLostError: so it is.
+        """
+        self.leases.check()
+        try:
+            yield
+        except UpdateFinishedTrialError:
+            raise LeaseLostError from None
+        except ValueError:
+            # Optuna's word for a trial that is over is no error of its own.
+            if trial is not None and self._trial(trial.number).state.is_finished():
+                raise LeaseLostError from None
+            raise
 
     def reach(self, number: int, evidence: Evidence) -> None:
         """Let the others know what a trial that waited has come to before its last rung."""
         attrs = {"reached": number, "evidence": evidence.to_json()}
-        with self._alive():
+        with self.telling(None):
             self._measured.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attrs))
 
     def standing(self) -> tuple[list[FrozenTrial], int]:
@@ -194,29 +143,16 @@ class SharedLedger(Ledger):
         for trial in self._searched.get_trials(deepcopy=False, states=OVER):
             if trial.number not in searched:
                 searched.add(trial.number)
-                records.append(self._record(trial))
+                records.append(read_back(trial))
         for trial in beside[measured:]:
             attrs = trial.user_attrs
             if "reached" in attrs:
                 reached[attrs["reached"]] = Evidence.from_json(attrs["evidence"])
             elif "final" in attrs:
-                records.append(self._record(self._trial(attrs["final"]), attrs))
+                records.append(read_back(self._trial(attrs["final"]), attrs))
             else:
-                records.append(self._record(trial))
+                records.append(read_back(trial))
         return records, reached, len(beside)
-
-    @contextmanager
-    def _alive(self, trial: Trial | None = None) -> Iterator[None]:
-        self.leases.check()
-        try:
-            yield
-        except UpdateFinishedTrialError:
-            raise LeaseLostError from None
-        except ValueError:
-            # Optuna's word for a trial that is over is no error of its own.
-            if trial is not None and self._trial(trial.number).state.is_finished():
-                raise LeaseLostError from None
-            raise
 
 
 class Shared:

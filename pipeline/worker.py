@@ -49,7 +49,7 @@ class Taught:
 
 @dataclass(frozen=True)
 class Compared:
-    """A plan's distance to the teacher, the network rows it took, and what was seen meanwhile."""
+    """A plan's distance to the teacher, and the network rows it took."""
 
     distance: TeacherDistance
     rows: int

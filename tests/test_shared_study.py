@@ -14,12 +14,12 @@ from optuna.trial import TrialState
 from pipeline import benchmarks
 from pipeline.evidence import Evidence
 from pipeline.leases import LeaseLostError, Leases
-from pipeline.ledger import Server
 from pipeline.pruning import Stop
 from pipeline.result import TrialRecord
 from pipeline.scoring import MomentScoring
 from pipeline.search import Search
 from pipeline.shared_study import Shared, SharedLedger
+from pipeline.study_storage import Server
 from tests.spied_search import RUNGS, Heard, Spy
 from tests.synthetic_study import record, result, score
 
