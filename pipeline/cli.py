@@ -255,10 +255,9 @@ def ui(
 
     Example: `sigmasearch ui --port 5055`
     """
-    import subprocess
-
     from pipeline import store
     from pipeline.ray_job import lasting
+    from pipeline.serving import serve
 
     uri = store.store_uri(lasting(runs, "--runs"))
     client = store.open_client(uri, create=False)
@@ -268,7 +267,7 @@ def ui(
         if experiment.name != "Default":
             address = store.leaderboard_url(f"http://127.0.0.1:{port}", experiment.experiment_id)
             print(f"  {experiment.name}: {address}", flush=True)
-    raise SystemExit(subprocess.call(command, env=environment))  # nosec B603  # our own argv, no shell
+    raise SystemExit(serve(command, environment))
 
 
 app.add_typer(card_commands.app)
