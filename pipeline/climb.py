@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from pipeline.closing import Closing
 from pipeline.cluster import Pool
+from pipeline.equal_plans import EqualPlans
 from pipeline.evidence import Evidence
 from pipeline.job import Fate, Job, Status
 from pipeline.ledger import Ledger
@@ -47,15 +48,7 @@ class Climb:
         self._field = Field(rungs.slack, rungs.confidence)
         self._closing = Closing(ledger, self._field, study.constraints)
         self.jobs: dict[str, Job] = {}
-        # By a plan's digest: what became of it, who is at it, and who waits for that.
-        self._fates: dict[str, Fate] = {}
-        self._owners: dict[str, str] = {}
-        self._waiting: dict[str, list[Job]] = {}
-        # Trials that wait for their last rung: by their plan's digest what is known of it and what it took an image, by
-        # key the plan itself.
-        self._parked: dict[str, Fate] = {}
-        self._latencies: dict[str, float | None] = {}
-        self._prepared: dict[str, Prepared] = {}
+        self._plans = EqualPlans()
         self._rested: list[Job] = []
         # Searched trials that have ended or wait, and their rows: what the next one may cost.
         self._ended = self._ended_rows = 0
@@ -66,13 +59,13 @@ class Climb:
         if evidence is None or record.role == "confirmed" or record.same_as:
             return
         if record.result is not None:
-            self._fates[evidence.digest] = Fate(record.key, evidence, record.result)
+            self._plans.fates[evidence.digest] = Fate(record.key, evidence, record.result)
         elif record.waiting:
-            self._parked[evidence.digest] = Fate(record.key, evidence)
+            self._plans.parked[evidence.digest] = Fate(record.key, evidence)
         elif evidence.teacher is None and not evidence.scores:
             return  # refused before it was sampled: for its own set-up, or for what others will be asked again
         elif record.state == "pruned":  # what failed at its last rung keeps what it scored before, and is no fate
-            self._fates.setdefault(evidence.digest, Fate(record.key, evidence, stop=Stop("", record.reason, 0.0)))
+            self._plans.fates.setdefault(evidence.digest, Fate(record.key, evidence, stop=Stop("", record.reason, 0.0)))
             if not evidence.scores:
                 return
             # The measure that stopped it was not held against others then, and is not now.
@@ -121,7 +114,7 @@ class Climb:
 
     def end_waiting(self) -> None:
         """Nobody waits any more: who comes now goes on, and is judged by `overtaken`."""
-        self._parked.clear()
+        self._plans.parked.clear()
 
     def rested(self) -> list[Job]:
         """The trials that have reached their goal since this was asked, and have more rungs before them."""
@@ -134,7 +127,7 @@ class Climb:
 
     def prepared(self, key: str) -> Prepared | None:
         """The plan of a trial that waited; None where it did so in an earlier run of the study."""
-        return self._prepared.pop(key, None)
+        return self._plans.prepared(key)
 
     def compare_with(self, key: str, evidence: Evidence) -> None:
         """Take up what a trial has come to in another driver's hands."""
@@ -148,7 +141,7 @@ class Climb:
 
     def overtaken(self, first: str, evidence: Evidence) -> Stop | None:
         """Why a plan that has waited, met in the trial `first`, does not go on; None where it does."""
-        fate = self._fates.get(evidence.digest)
+        fate = self._plans.fates.get(evidence.digest)
         if fate is not None:
             return fate.stop  # None where it was scored by now, and is shared
         stop = self._field.judge(first, evidence, evidence.scores[-1].images)
@@ -160,20 +153,20 @@ class Climb:
 
     def _place(self, job: Job) -> None:
         """The plan is known, and with it the NFE: refuse, share, or climb."""
-        digest, fate = job.plan.digest, self._fates.get(job.plan.digest)
+        digest, fate = job.plan.digest, self._plans.fates.get(job.plan.digest)
         stop = self._refusal(job) if job.searched else None
         if stop is not None:
             self._end(job, Fate(job.key, job.evidence, stop=stop))
         elif fate is not None and (fate.result is not None or job.searched):
             self._share(job, fate)
-        elif digest in self._owners:
-            self._waiting.setdefault(digest, []).append(job)
-        elif job.searched and digest in self._parked:
-            self._park_beside(job, self._parked[digest])
+        elif self._plans.waits(job):
+            return
+        elif job.searched and digest in self._plans.parked:
+            self._park_beside(job, self._plans.parked[digest])
         elif job.searched and self.study.rungs is not None and (stop := self._field.saturated(len(job.plan))):
             self._end(job, Fate(job.key, job.evidence, stop=stop))
         else:
-            self._owners[digest] = job.key
+            self._plans.own(job)
             if job.final is not None:
                 self._sample(job, job.goal)
             elif self.study.teacher_images and job.teacher is None:
@@ -208,13 +201,10 @@ class Climb:
 
     def _park(self, job: Job, same_as: str = "") -> None:
         """Let the trial wait before its last rung, and let those go on that wait for its plan."""
-        assert job.prepared is not None
-        self._closing.park(job, same_as, self._latencies.setdefault(job.plan.digest, job.latency_ms))
+        self._closing.park(job, same_as, self._plans.park(job))
         self._count(job)
         del self.jobs[job.key]
-        self._prepared[job.key] = job.prepared
-        self._parked.setdefault(job.plan.digest, Fate(job.key, job.evidence))
-        for other in self._release(job):
+        for other in self._plans.release(job):
             self._place(other)
 
     def _park_beside(self, job: Job, first: Fate) -> None:
@@ -299,18 +289,18 @@ class Climb:
         del self.jobs[job.key]
         job.paid, job.shards, job.rung = job.rung or 0, [], None
         self._rested.append(job)
-        for other in self._release(job):
+        for other in self._plans.release(job):
             self._place(other)
 
     def _end(self, job: Job, fate: Fate) -> None:
         """A trial's own end; those that wait for its plan share it."""
-        owned = self._owners.get(fate.evidence.digest) == job.key
+        owned = self._plans.owns(job.key, fate.evidence.digest)
         if owned and job.role != "confirmed":
-            self._fates[fate.evidence.digest] = fate
+            self._plans.fates[fate.evidence.digest] = fate
         self._close(job, fate, "")
         if owned or job.role == "confirmed":
             self._shards.drop(fate.evidence.digest)
-        for other in self._release(job):
+        for other in self._plans.release(job):
             self._place(other)
 
     def _share(self, job: Job, fate: Fate) -> None:
@@ -342,16 +332,8 @@ class Climb:
             self._shards.drop(job.plan.digest)
         del self.jobs[job.key]
         self._tell(record)
-        for other in self._release(job):
+        for other in self._plans.release(job):
             self._fail(other, reason)
-
-    def _release(self, job: Job) -> list[Job]:
-        """Give up the plan; those that waited for it."""
-        digest = job.plan.digest if job.prepared is not None else ""
-        if self._owners.get(digest) != job.key:
-            return []
-        del self._owners[digest]
-        return self._waiting.pop(digest, [])
 
     def _count(self, job: Job) -> None:
         self._ended, self._ended_rows = self._ended + 1, self._ended_rows + job.spent_rows

@@ -164,7 +164,8 @@ def test_a_search_tells_set_up_and_latency_by_how_much_they_exceed(small_study):
         assert trial.constraints["setup_nfe"] == scored.constraints["setup_nfe"]
         assert (trial.constraints["latency_ms"] > 0) == (not scored.same_as), "a twin has no images of its own by then"
         assert scored.constraints["setup_nfe"] == scored.result.setup_nfe - 500
-        assert scored.constraints["latency_ms"] == pytest.approx(1000 / scored.result.images_per_second, rel=0.9)
+        # The median over shards, which is at most twice the mean whatever the machine was busy with.
+        assert 0 < scored.constraints["latency_ms"] + 1e-9 <= 2.001 * 1000 / scored.result.images_per_second
         assert not scored.feasible
     # None of them leads, so that only the floor and baselines are confirmed.
     assert {r.confirms.partition("/")[0] for r in ran.of("confirmed")} == {"floor", "baseline"}
