@@ -47,7 +47,18 @@ def folder(tmp_path_factory):
         # The published points have 12 settings; four trials are enough to have a front.
         study["published"] = study.get("published", [])[:1]
         (folder / "search_spaces" / path.name).write_text(yaml.safe_dump(study))
+    for document in DOCUMENTS:
+        for name, text in files(document):
+            (folder / name).write_text(text)
     return folder
+
+
+def files(document):
+    """The blocks of a document that begin with the name of a file: the reader writes them."""
+    for block in re.findall(r"```(?:python|yaml)\n(.*?)```", document.read_text(), flags=re.DOTALL):
+        named = re.match(r"# (\w+\.(?:py|yaml))\n", block)
+        if named:
+            yield named[1], block
 
 
 def recipe(target):

@@ -186,6 +186,11 @@ def from_card(content: Any) -> Benchmark:
         raise SpecError(f"{card.features} takes pixels", path="quantise", given=False, allowed="true")
     if card.reference == "data" and not isinstance(model, _HasImages):
         raise SpecError("the model has no data", path="reference", given="data", allowed="exact")
+    if card.reference == "data" and isinstance(model, _HasImages):
+        try:
+            model.images()
+        except SpecError as error:
+            raise error.under("model") from None
     if card.reference == "exact":
         if not isinstance(model, _HasMoments):
             raise SpecError("the model has no exact moments", path="reference", given="exact", allowed="data")
