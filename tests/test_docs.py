@@ -5,11 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from pipeline.methods import METHODS
+from pipeline.sampler import trace
 from pipeline.schedules import SCHEDULES
 from pipeline.solvers import SOLVERS
 
@@ -85,6 +89,25 @@ def test_every_sigmasearch_command_of_the_documents_runs_in_order(folder):
                 ran.append(command)
     assert ran[0] == "make demo"
     assert {command.split()[1] for command in ran} >= {"report", "plan", "evaluate", "sample", "ls"}
+
+
+def test_the_baseline_of_the_guide_is_what_it_says(monkeypatch):
+    METHODS.names(), SOLVERS.names()  # the shipped ones first: they are found once
+    monkeypatch.setattr(METHODS, "_methods", dict(METHODS._methods))
+    monkeypatch.setattr(SOLVERS, "_classes", dict(SOLVERS._classes))
+    (block,) = re.findall(
+        r"```python\n(# baselines/.*?)```", (ROOT / "docs" / "your-baseline.md").read_text(), re.DOTALL
+    )
+    module = types.ModuleType("ab2")
+    monkeypatch.setitem(sys.modules, "ab2", module)
+    exec(block, vars(module))
+    solver, schedule = METHODS.get("ab2").pair(6)
+    sigmas = SCHEDULES.build(schedule | {"final": "zero"}).sigmas()
+    own, known = (trace(SOLVERS.build(spec), sigmas) for spec in (solver, {"name": "lms", "order": 2}))
+    x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    drawn = [plan.run(lambda x, sigma: torch.tanh(x) / (1 + sigma), x) for plan in (own, known)]
+    assert torch.allclose(*drawn, rtol=1e-12, atol=1e-12)
+    assert len(own) == 6
 
 
 def test_every_make_target_of_the_documents_exists():

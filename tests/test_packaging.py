@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 OWN = {"pipeline", "search_spaces", "baselines", "reports", "tests"}
@@ -54,3 +56,12 @@ def test_what_the_owner_fixed_is_there():
     for name in ("pipeline", "search_spaces", "baselines", "reports", "tests", "pyproject.toml", "ray_cluster.yaml"):
         assert (ROOT / name).exists()
     assert "Private :: Do Not Upload" in PYPROJECT["project"]["classifiers"]
+
+
+def test_the_citation_is_of_this_version_and_names_the_three_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = PYPROJECT["project"]
+    assert (citation["version"], citation["title"].partition(":")[0]) == (project["version"], project["name"])
+    assert (ROOT / "LICENSE").read_text().startswith(citation["license"])
+    papers = {held["identifiers"][0]["value"] for held in citation["references"]}
+    assert papers == {"arXiv:2602.12624", "arXiv:2506.10177", "arXiv:2405.11326"}
