@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from pipeline.plan import Plan
 from pipeline.provenance import git_revision, versions
 from pipeline.registry import SpecError
 from pipeline.result import TrialResult, describe
+from pipeline.steps import Step, steps
 from pipeline.trial import TrialSpec
 from pipeline.whole_file import write_whole
 
@@ -29,6 +31,7 @@ def card(result: TrialResult) -> dict[str, Any]:
         "fid": result.fid,
         "fid_se": result.fid_se,
         "fid_corrected": result.fid_corrected,
+        "fid_infinity": result.fid_infinity,
         "images": result.spec.images,
         "first_seed": result.spec.first_seed,
         "shard_images": result.spec.shard_images,
@@ -56,7 +59,9 @@ def plan_card(spec: TrialSpec, prepared: Prepared, benchmark: Benchmark) -> dict
         "model_hash": benchmark.model_hash,
         "reference_hash": benchmark.reference_hash,
     }
-    written = _card(describe(spec), held, spec, prepared.solver, prepared.plan, prepared.walk)
+    written = _card(
+        describe(replace(spec, solver=prepared.solver)), held, spec, prepared.solver, prepared.plan, prepared.walk
+    )
     setup = {"setup_nfe": prepared.setup_nfe, "setup_rows": prepared.setup_rows}
     return written | setup | {"revision": git_revision(), "versions": versions()}
 
@@ -69,19 +74,25 @@ def _card(
     plan: Plan,
     walk: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    # Columns, since a walk may have hundreds of steps.
-    steps = {key: [step[key] for step in walk] for key in walk[0]} if walk else {}
+    last = plan.sigmas[-1]
     return {
         "schema": SCHEMA,
         "method": method,
         "nfe": len(plan),
+        "terminal": {"rule": "sigma_min" if last else "zero", "sigma": last},
         "benchmark": dict(benchmark),
         "spec": spec.to_json(),
         "solver": dict(solver),
         "plan_digest": plan.digest,
         "plan": plan.to_json(),
-        **({"walk": steps} if steps else {}),
+        **_columns("steps", [step._asdict() for step in steps(spec, solver, plan)]),
+        **_columns("walk", walk),
     }
+
+
+def _columns(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows as columns, since there may be hundreds; nothing where there are none."""
+    return {name: {key: [row[key] for row in rows] for key in rows[0]}} if rows else {}
 
 
 def card_text(value: Mapping[str, Any]) -> str:
@@ -142,7 +153,32 @@ def read_card(path: Path) -> tuple[TrialSpec, Plan, dict[str, Any]]:
         if not isinstance(getattr(spec, key), Mapping):
             given = getattr(spec, key)
             raise SpecError("has the wrong type", path=f"spec.{key}", given=given, allowed="a mapping", file=str(path))
+    try:
+        told_steps(value, plan)
+    except SpecError as error:
+        raise error.under(file=str(path)) from None
     return spec, plan, value
+
+
+def told_steps(value: Mapping[str, Any], plan: Plan) -> list[Step]:
+    """What a card tells of its plan's steps; empty where it tells nothing, as older cards do.
+
+    Raises:
+        SpecError: they are not columns of the right types, or not the steps of this plan.
+    """
+    if "steps" not in value:
+        return []
+    columns = value["steps"]
+    try:
+        rows = [Step(*row) for row in zip(*(columns[key] for key in Step._fields), strict=True)]
+        sigmas = (rows[0].sigma, *(row.to for row in rows))
+        fits = sigmas == plan.sigmas and sum(row.evaluations for row in rows) == len(plan)
+    except (IndexError, KeyError, TypeError, ValueError):
+        fits = False
+    if not fits or not all(isinstance(row.solver, str) and type(row.evaluations) is int for row in rows):
+        message = "are not the steps of the plan: the card was changed by hand, or cut and pasted"
+        raise SpecError(message, path="steps", allowed=f"columns {', '.join(Step._fields)}")
+    return rows
 
 
 def _json(path: Path) -> dict[str, Any]:
