@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= python3
 
-.PHONY: demo test faults check ui bench bench-live bench-scale clean
+.PHONY: demo test faults check ui bench bench-live bench-scale screenshots clean
 
 demo: $(STAMP)
 	$(BIN)/sigmasearch search search_spaces/digits.yaml
@@ -37,6 +37,10 @@ bench-live: $(STAMP)
 # A thousand virtual workers, ten thousand trials: about half an hour, most of it the driver's.
 bench-scale: $(STAMP)
 	$(BIN)/python -m tests.performance.scale --workers 1000 --trials 10000
+
+# Pictures of the report and of the leaderboard, for docs/: needs Chromium, and the study of `make demo`.
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.screenshots
 
 clean:
 	rm -rf $(VENV) runs

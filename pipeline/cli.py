@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import card_commands, replay_commands
+from pipeline import card_commands, export_commands, replay_commands, report_commands, transfer_commands
 from pipeline.registry import SpecError
 from pipeline.terminal import AsJson, console, writing
 
@@ -126,11 +126,15 @@ def sync(
     storage: Annotated[
         str | None, typer.Option(help="The server that keeps the study, as `search` was given it.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: say what differs, with exit status 1 if anything does.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make MLflow's record of a study equal to what its run directory holds, and its report new. Nothing is sampled.
 
-    A search does so when it ends. Where MLflow was away then, or its store was lost, this does it afterwards.
+    A search does so when it ends. Where MLflow was away then, its store was lost, or somebody changed or deleted runs
+    by hand, this does it afterwards; runs that are not the study's are left alone. `--check` only compares.
 
     Example: `sigmasearch sync search_spaces/digits.yaml`
     """
@@ -141,68 +145,30 @@ def sync(
     run_study.quiet_libraries()
     screen = console(sys.stderr if as_json else sys.stdout)
     try:
-        outcome = run_study.sync(study, run_dir=run_dir, console=screen, storage=storage)
+        if check:
+            differing = run_study.check(study, run_dir=run_dir, console=screen, storage=storage)
+        else:
+            outcome = run_study.sync(study, run_dir=run_dir, console=screen, storage=storage)
     except (RecordUnavailableError, StorageAwayError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    if as_json:
+    if check:
+        _tell_differences(differing, as_json)
+    elif as_json:
         print(json.dumps(outcome.to_json(), indent=1))
     else:
         summary.show(outcome, screen)
 
 
-@app.command()
-def report(
-    study: Annotated[
-        str, typer.Argument(help="The study's name, or `nfe` for how evaluations are counted.")
-    ] = "digits",
-    benchmark: Annotated[
-        str | None, typer.Option(help="Its benchmark (the experiment); found by itself if only one.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for table.md, table.csv, table.tex and the figures.")] = Path(
-        "report"
-    ),
-    runs: Annotated[
-        Path, typer.Option(help="The folder whose mlflow.db is read, if MLFLOW_TRACKING_URI is not set.")
-    ] = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Rebuild the tables and figures of a study from MLflow alone. Same record, same bytes.
-
-    `report nfe` prints each method's evaluations as its publication counts them, as its code does, and as measured.
-
-    Example: `sigmasearch report digits --out report`
-    """
-    if study == "nfe":  # no study may be called so: search_spaces.study.RESERVED
-        _report_nfe(as_json)
-        return
-    from pipeline import run_study, store
-    from pipeline.ray_job import lasting
-    from reports import figures, interactive, tables
-    from reports.record import find_experiment, read
-
-    run_study.quiet_libraries()
-    uri = store.store_uri(lasting(runs, "--runs"))
-    frame = read(uri, benchmark or find_experiment(uri, study), study)
-    with writing(out):
-        paths = tables.write(frame, out)
-        paths += [figures.front_png(frame, out / "front.png"), figures.front_svg(frame, out / "front.svg")]
-        paths.append(interactive.front_html(frame, out / "front.html"))
+def _tell_differences(differing: list[str], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"study": study, "trials": len(frame), "files": [str(path) for path in paths]}, indent=1))
-        return
-    for path in paths:
-        print(path)
-
-
-def _report_nfe(as_json: bool) -> None:
-    from pipeline import accounting
-
-    counted = [accounting.count(convention) for convention in accounting.conventions()]
-    if as_json:
-        print(json.dumps([row.to_json() for row in counted], indent=1))
+        print(json.dumps({"differences": differing}, indent=1))
     else:
-        accounting.show(counted, console(sys.stdout))
+        for text in differing:
+            print(text)
+        print(f"differences: {len(differing)}" if differing else "MLflow's record is the study's")
+    if differing:
+        raise typer.Exit(1)
 
 
 @app.command(name="ls")
@@ -271,7 +237,10 @@ def ui(
 
 
 app.add_typer(card_commands.app)
+app.add_typer(export_commands.app)
 app.add_typer(replay_commands.app)
+app.add_typer(transfer_commands.app)
+app.add_typer(report_commands.app, name="report")
 
 
 if __name__ == "__main__":

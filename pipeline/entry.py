@@ -1,8 +1,8 @@
-"""What MLflow is told of one trial: its name, params, metrics, tags and card, all of it a function of the trial."""
+"""What MLflow is told of one trial: its name, params, metrics, tags and files, all of it a function of the trial."""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 import math
 import re
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import store
-from pipeline.card import card, card_text
 from pipeline.result import describe
+from pipeline.run_files import RunFile, run_files
 
 if TYPE_CHECKING:
     from pipeline.evidence import Evidence
+    from pipeline.portrait import Portrait
     from pipeline.result import TrialRecord, TrialResult
 
 GROUP_DIGITS = 10  # differences of these are taken
@@ -26,20 +27,26 @@ STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
 
 @dataclass(frozen=True)
 class Entry:
-    """What MLflow is told of one trial. Equal entries are one entry: `digest` names the content."""
+    """What MLflow is told of one trial.
+
+    `points` are metrics by name and step; of one name the last step is what MLflow's tables show. The step is the
+    number of images where a metric was measured on several: its chart shows it fall as they grow. `seen`: there was a
+    portrait; without one the files say less than those that somebody may have written who had it.
+    """
 
     name: str
     status: str
     params: Mapping[str, str]
-    metrics: Mapping[str, float]
+    points: Mapping[tuple[str, int], float]
     tags: Mapping[str, str]
-    card: str
+    files: Mapping[str, RunFile]
+    seen: bool = False
 
     @staticmethod
-    def of(record: TrialRecord) -> Entry:
-        """The entry of a trial; one that was pruned or failed has neither metrics nor a card."""
+    def of(record: TrialRecord, portrait: Portrait | None = None) -> Entry:
+        """The entry of a trial; one that was pruned or failed has neither a FID on all images nor a card."""
         result, evidence = record.result, record.evidence
-        params = _flat("searched", dict(record.params))
+        params = flat(record.params, "searched")
         tags = {
             store.KEY: record.key,
             store.ROLE: record.role,
@@ -52,14 +59,14 @@ class Entry:
             store.FEASIBLE: "" if record.feasible else "false",
             store.PLAN: "" if evidence is None else evidence.digest,
         }
-        metrics = {} if evidence is None else _climbed(evidence)
+        points = {} if evidence is None else _climbed(evidence)
         if result is None:
-            name, text = f"{record.method} · {record.state}", ""
+            reached = "" if evidence is None else f" · {evidence.nfe} NFE"
+            name = f"{record.method}{reached} · {'stopped' if record.state == 'pruned' else record.state}"
             tags[store.STOPPED_AT] = _stopped_at(record)
         else:
             name = f"{describe(result)} · {result.nfe:g} NFE" + (" · confirmed" if record.confirms else "")
-            metrics |= _metrics(result)
-            text = card_text(card(result))
+            points |= _scored(result)
             params |= _params(result)
             tags |= {
                 store.PLAN: result.plan.digest,
@@ -70,54 +77,72 @@ class Entry:
                     [_rounded(value, GROUP_DIGITS) for value in result.score.leave_one_out]
                 ),
             }
-        return Entry(name, STATUS[record.state], params, metrics, {k: v for k, v in tags.items() if v != ""}, text)
+        files = run_files(record, portrait)
+        tags[store.FILES] = files_tag({name: file.digest for name, file in files.items()})
+        tags[store.RUN_NAME] = name
+        tags = {key: value for key, value in tags.items() if value != ""}
+        return Entry(name, STATUS[record.state], params, points, tags, files, portrait is not None)
 
-    @property
-    def digest(self) -> str:
-        """Sixteen hex digits of everything in it."""
-        # The card is read back because key order is not content: a result may have been through a storage.
-        held = json.loads(self.card) if self.card else None
-        content = [self.name, self.status, self.params, self.metrics, self.tags, held]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    @functools.cached_property
+    def metrics(self) -> dict[str, float]:
+        """What MLflow's tables show: of each metric the value at its last step."""
+        return {name: self.points[name, step] for name, step in sorted(self.points)}
 
 
-def _metrics(result: TrialResult) -> dict[str, float]:
+def files_tag(digests: Mapping[str, str]) -> str:
+    """The tag that says which files a run has; `file_digests` reads it."""
+    return " ".join(f"{name}:{digests[name]}" for name in sorted(digests))
+
+
+def file_digests(tags: Mapping[str, str]) -> dict[str, str]:
+    """The digests of a run's files, as one of its tags keeps them."""
+    pairs = (held.rpartition(":") for held in tags.get(store.FILES, "").split())
+    return {name: digest for name, _, digest in pairs}
+
+
+def _scored(result: TrialResult) -> dict[tuple[str, int], float]:
+    images = result.spec.images
     exact = {
-        "fid": result.fid,
         "fid_se": result.fid_se,
-        "fid_corrected": result.fid_corrected,
         "nfe": result.nfe,
         "setup_nfe": result.setup_nfe,
         "setup_rows": result.setup_rows,
-        "images": result.spec.images,
+        "images": images,
         "images_per_s": result.images_per_second,
         "network_rows": result.rows,
         "worker_seconds": result.seconds,
     }
     if result.fid_infinity is not None:
         exact["fid_infinity"] = result.fid_infinity
+    whole = {("fid", images): result.fid, ("fid_corrected", images): result.fid_corrected}
+    return _finite({(name, 0): value for name, value in exact.items()} | whole)
+
+
+def _climbed(evidence: Evidence) -> dict[tuple[str, int], float]:
+    """What the rungs said: distances to the teacher, and FID at each number of images."""
+    exact: dict[tuple[str, int], float] = {
+        ("nfe", 0): evidence.nfe,
+        ("setup_nfe", 0): evidence.setup_nfe,
+        ("spent_rows", 0): evidence.spent_rows,
+    }
+    teacher = evidence.teacher
+    if teacher is not None:
+        images = len(teacher.features)
+        exact["teacher_distance", images] = teacher.mean
+        exact["teacher_distance_se", images] = teacher.se
+        exact["teacher_distance_pixels", images] = teacher.mean_pixels
+    for score in evidence.scores:
+        exact["fid", score.images], exact["fid_corrected", score.images] = score.fid, score.corrected
+        exact[f"{store.FID_AT}{score.images}", score.images] = score.corrected
+        exact["images", 0] = score.images
     return _finite(exact)
 
 
-def _climbed(evidence: Evidence) -> dict[str, float]:
-    """What the rungs said: distances to the teacher, and the corrected FID at each number of images."""
-    exact: dict[str, float] = {
-        "nfe": evidence.nfe,
-        "setup_nfe": evidence.setup_nfe,
-        "spent_rows": evidence.spent_rows,
-    }
-    if evidence.teacher is not None:
-        exact["teacher_distance"] = evidence.teacher.mean
-        exact["teacher_distance_se"] = evidence.teacher.se
-        exact["teacher_distance_pixels"] = evidence.teacher.mean_pixels
-    return _finite(exact | {f"{store.FID_AT}{score.images}": score.corrected for score in evidence.scores})
-
-
-def _finite(exact: Mapping[str, float]) -> dict[str, float]:
+def _finite(exact: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
     """Counts stay whole however large; the rest is rounded for reading."""
     return {
-        name: float(value) if isinstance(value, int) else _rounded(value, METRIC_DIGITS)
-        for name, value in exact.items()
+        at: float(value) if isinstance(value, int) else _rounded(value, METRIC_DIGITS)
+        for at, value in exact.items()
         if math.isfinite(value)
     }
 
@@ -138,8 +163,7 @@ def _stopped_at(record: TrialRecord) -> str:
 
 def _params(result: TrialResult) -> dict[str, str]:
     spec = result.spec
-    flat = _flat("solver", dict(result.solver)) | _flat("schedule", dict(spec.schedule))
-    flat |= _flat("churn", dict(spec.churn or {}))
+    parts = flat(result.solver, "solver") | flat(spec.schedule, "schedule") | flat(spec.churn or {}, "churn")
     plain = {
         "afs": spec.afs,
         "denoise_to_zero": spec.denoise_to_zero,
@@ -148,19 +172,19 @@ def _params(result: TrialResult) -> dict[str, str]:
         "shard_images": spec.shard_images,
     }
     terminal = "zero" if result.plan.sigmas[-1] == 0 else "sigma_min"
-    return flat | {name: _word(value) for name, value in plain.items()} | {"terminal": terminal}
+    return parts | {name: _word(value) for name, value in plain.items()} | {"terminal": terminal}
 
 
-def _flat(prefix: str, value: Mapping[str, Any]) -> dict[str, str]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested mappings as dotted names; null is left out."""
-    flat: dict[str, str] = {}
+    found: dict[str, str] = {}
     for key, item in value.items():
-        name = re.sub(r"[^\w\-. /]", "_", f"{prefix}.{key}")
+        name = re.sub(r"[^\w\-. /]", "_", f"{prefix}.{key}" if prefix else key)
         if isinstance(item, Mapping):
-            flat |= _flat(name, item)
+            found |= flat(item, name)
         elif item is not None:
-            flat[name] = _word(item)
-    return flat
+            found[name] = _word(item)
+    return found
 
 
 def _word(value: Any) -> str:

@@ -12,11 +12,11 @@ from pipeline import benchmarks, trial
 from pipeline.benchmarks import Benchmark
 from pipeline.card import read_card
 from pipeline.metrics.features import quantise
+from pipeline.pictures import picture_grid
 from pipeline.plan import Plan
 from pipeline.registry import SpecError
 from pipeline.scoring import finish
 from pipeline.trial import TrialSpec
-from reports import figures
 
 PICTURES = 64  # images in a sample grid: 8 rows of 8
 SHARDS = 20  # about as many as a study has, where neither the card nor the user says
@@ -90,7 +90,7 @@ def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -
     """Draw a card's samples as one picture."""
     _, plan, held = opened(card)
     samples = trial.draw(plan, held.denoiser(), held.shape, range(first_seed, first_seed + images))
-    return figures.picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)
+    return picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)
 
 
 def _shard(count: int) -> int:

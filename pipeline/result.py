@@ -117,12 +117,16 @@ class TrialRecord:
 
 
 def describe(spec: TrialSpec | TrialResult) -> str:
-    """A method in a few words: solver, where it switches, schedule and its moves, what the loop adds."""
+    """A method in a few words: solver, where it switches, schedule and its moves, what the loop adds.
+
+    What is SDM's begins with its name: its schedule is the Wasserstein-bounded one, "wasserstein" here.
+    """
     asked = spec if isinstance(spec, TrialSpec) else spec.spec
-    words = _solver_words(spec.solver)
+    solver, name = _solver_words(spec.solver), str(asked.schedule.get("name", "?"))
     steps = asked.schedule.get("num_steps")
-    name = str(asked.schedule.get("name", "?"))
-    words += f" · {name}{'' if steps is None else f' {steps}'}"
+    words = f"{solver} {'wasserstein' if name == 'sdm' else name}{'' if steps is None else f' {steps}'}"
+    if name == "sdm" or ">" in solver:
+        words = f"sdm {words}"
     if asked.denoise_to_zero:
         words += " to 0"
     if asked.afs:

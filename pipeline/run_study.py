@@ -8,23 +8,26 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 import search_spaces
-from pipeline import benchmarks, rerun, store
+from pipeline import benchmarks, store
 from pipeline import fork as forking
 from pipeline.benchmarks import Benchmark
-from pipeline.card import write_card
 from pipeline.cluster import InterruptiblePool, Pool, check_address, open_pool
 from pipeline.interruption import InterruptedSearch, Interruption
 from pipeline.job import Status
+from pipeline.portrait_store import FOLDER as PORTRAITS
+from pipeline.portrait_store import PortraitPool, PortraitStore
 from pipeline.progress import Standings as Screen
 from pipeline.progress import progress
+from pipeline.publication import differences, publish, some, without_picture
 from pipeline.publisher import Publisher, answering
 from pipeline.ray_job import lasting
 from pipeline.registry import SpecError
@@ -36,8 +39,6 @@ from pipeline.server_storage import ALLOWED, masked, server_answering, server_na
 from pipeline.shared_study import Driver
 from pipeline.summary import Outcome
 from pipeline.tracking import Record
-from reports import figures, interactive, tables
-from reports.record import complete, read
 from search_spaces import Study
 
 MEMORY_FOLDER = "memory"
@@ -82,7 +83,8 @@ def search(
     benchmark = benchmarks.load(study.benchmark)
     identity = _identity(study, benchmark)
     new = not folder.exists()
-    publisher = Publisher(lambda: Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
+    portraits = PortraitStore(folder / PORTRAITS)
+    publisher = Publisher(lambda: _record(study, uri), console, portraits)
     lock = claim(folder, identity, study.fingerprint, file, server_name(server) if server else "")
     driver = Driver(study, server, console)
     try:
@@ -101,9 +103,10 @@ def search(
             ledger = driver.open_ledger(folder)
         if fork is not None:
             told = forking.fork(source, study, json.loads(json.dumps(identity)), ledger)
+            portraits.adopt(PortraitStore(source / PORTRAITS))
             console.print(f"{study.study}: {told}", highlight=False, markup=False, soft_wrap=True)
         before = len(ledger.records())
-        run = Running(study, folder, publisher, console)
+        run = Running(study, folder, publisher, console, portraits)
         with run.interruption, progress(console, Screen(study.budgets, ledger.records())) as screen:
             listeners: list[Listener] = [screen, publisher, run]
             with run.interruption.deferred(), server_answering(server):
@@ -122,6 +125,7 @@ def search(
         outcome.seconds, outcome.new_trials = time.monotonic() - started, len(records) - before
         return outcome
     finally:
+        publisher.close()
         driver.close()
         lock.close()
 
@@ -129,8 +133,11 @@ def search(
 class Running:
     """The search while it runs: opens its pool, and says one line where it is asked to stop."""
 
-    def __init__(self, study: Study, folder: Path, publisher: Publisher, console: Console) -> None:
+    def __init__(
+        self, study: Study, folder: Path, publisher: Publisher, console: Console, portraits: PortraitStore
+    ) -> None:
         self.study, self.folder, self.publisher, self.console = study, folder, publisher, console
+        self.portraits = portraits
         self.interruption = Interruption()
         self._status = Status(total=0)
 
@@ -143,7 +150,8 @@ class Running:
         memory = self.folder / MEMORY_FOLDER
         pool = open_pool(self.study.benchmark, workers, self.study.threads, memory, cpus=given.cpus, gpus=given.gpus)
         self.interruption.install()
-        return InterruptiblePool(pool, self.interruption, self.tidy)
+        kept = PortraitPool(pool, self.portraits, self.study.first_seed)
+        return InterruptiblePool(kept, self.interruption, self.tidy)
 
     def finished(self, record: TrialRecord, status: Status) -> None:
         """Remember how far the search is."""
@@ -169,74 +177,81 @@ class Running:
 def sync(file: str, *, run_dir: Path | None, console: Console, storage: str | None = None) -> Outcome:
     """Make MLflow's record of a study equal to its truth, and the report new; nothing is sampled.
 
-    `storage` is the address of the server that keeps the study, where the run directory does not.
+    What others did to the record is put right, and told. `storage` is the address of the server that keeps the study,
+    where the run directory does not.
 
     Raises:
         SpecError: a mistake in the file, or no such study.
         RecordUnavailableError: MLflow does not answer.
     """
     started = time.monotonic()
+    with _opened(file, run_dir, console, storage) as truth:
+        study, uri = truth.study, truth.uri
+        publisher = Publisher(lambda: _record(study, uri), console, truth.portraits)
+        with answering(len(truth.records), truth.where), console.status("writing the report"):
+            told = publisher.mend(truth.records)
+            outcome = publish(study, publisher.record, uri, truth.folder, truth.records)
+    lacking = without_picture(study, truth.records, publisher.record)
+    if lacking:
+        told.append(f"trials without a sample grid, which {PORTRAITS} would have: {len(lacking)} ({some(lacking)})")
+    for text in told:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def check(file: str, *, run_dir: Path | None, console: Console, storage: str | None = None) -> list[str]:
+    """In what MLflow's record of a study differs from its truth, one line each; MLflow is only read.
+
+    Raises:
+        SpecError: a mistake in the file, or no such study.
+        RecordUnavailableError: MLflow does not answer.
+    """
+    with _opened(file, run_dir, console, storage) as truth:
+        if (store_file := store.sqlite_file(truth.uri)) is not None and not store_file.exists():
+            return [f"{store_file}: there is no MLflow store"]
+        with answering(len(truth.records), truth.where):
+            return differences(truth.study, truth.uri, truth.records, truth.portraits)
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """A study that was searched before, as its storage has it. `where` names that storage."""
+
+    study: Study
+    folder: Path
+    uri: str
+    where: Path | str
+    records: Sequence[TrialRecord]
+    portraits: PortraitStore
+
+
+@contextmanager
+def _opened(file: str, run_dir: Path | None, console: Console, storage: str | None) -> Iterator[_Truth]:
+    """Hold a study of which nothing is sampled."""
     study = search_spaces.load(file)
     folder, server = lasting(run_dir or Path("runs") / study.study), server_storage(storage)
     if not (folder / (STUDY_FILE if server else STORAGE_FILE)).exists():
         raise SpecError("holds no study", path="--run-dir", given=str(folder), allowed="a run directory of `search`")
     uri = store.store_uri(folder.parent)
-    benchmark = benchmarks.load(study.benchmark)
-    identity, name = _identity(study, benchmark), server_name(server) if server else ""
+    identity, name = _identity(study, benchmarks.load(study.benchmark)), server_name(server) if server else ""
     driver = Driver(study, server, console)
     with claim(folder, identity, study.fingerprint, file, name), closing(driver), server_answering(server):
         driver.register(identity, join=False)  # two that write the record would write some of it twice
         records = driver.open_ledger(folder).records()
-        publisher = Publisher(lambda: Record.open(uri, benchmark.name, study.study, study.fingerprint), console)
-        with answering(len(records), name or folder), console.status("writing the report"):
-            outcome = publish(study, publisher.sync(records), uri, folder, records)
-    outcome.seconds = time.monotonic() - started
-    return outcome
+        yield _Truth(study, folder, uri, name or folder, records, PortraitStore(folder / PORTRAITS))
+
+
+def _record(study: Study, uri: str) -> Record:
+    record = Record.open(uri, benchmarks.load(study.benchmark).name, study.study, study.fingerprint)
+    record.budgets = study.budgets
+    return record
 
 
 def _identity(study: Study, benchmark: Benchmark) -> dict[str, Any]:
     # Hashes of what the reference is made from, not of its bytes: another processor may round those otherwise.
     measured_by = {"model": benchmark.model_hash, "features": benchmark.extractor.hash}
     return study.identity() | {"benchmark_version": benchmark.version} | measured_by
-
-
-def publish(study: Study, record: Record, uri: str, folder: Path, records: Sequence[TrialRecord]) -> Outcome:
-    """Read the record back, mark its front, and make the report, the pictures and the cards from it."""
-    frame = read(uri, benchmarks.load(study.benchmark).name, study.study)
-    outcome = Outcome(study, folder, uri, 0.0, 0, frame)
-    if complete(frame).empty:
-        record.finish("FAILED")
-        return outcome
-    front = [str(key) for key in outcome.front()["key"]]
-    record.mark_front(front)
-    outcome.frame = frame = read(uri, benchmarks.load(study.benchmark).name, study.study)
-    report = folder / "report"
-    outcome.files = {path.name: path for path in tables.write(frame, report, study.budgets)}
-    outcome.files["front.png"] = figures.front_png(frame, report / "front.png")
-    outcome.files["front.svg"] = figures.front_svg(frame, report / "front.svg")
-    outcome.files["front.html"] = interactive.front_html(frame, report / "front.html")
-    results = {item.key: item.result for item in records}
-    cards = []
-    for key in front:
-        result = results[key]
-        if result is None:
-            continue
-        card = folder / "front" / f"nfe-{result.nfe:02g}.json"
-        write_card(card, result)
-        cards.append(card)
-        if benchmarks.load(study.benchmark).spec.quantise:
-            rerun.sample(card, card.with_suffix(".png"))
-    keep = {card.with_suffix(suffix) for card in cards for suffix in (".json", ".png")}
-    for old in (folder / "front").glob("nfe-*"):
-        if old not in keep:  # a trial that a better one has pushed off the front
-            old.unlink()
-    outcome.files["front"] = folder / "front"
-    for name in ("table.md", "table.csv", "table.tex", "front.png", "front.html"):
-        record.attach(outcome.files[name], name)
-    record.describe_study(tables.leaderboard(frame))
-    record.set_leaderboard_view()
-    record.finish()
-    return outcome
 
 
 def quiet_libraries() -> None:

@@ -30,7 +30,7 @@ PORTS: Final = {"http": 80, "https": 443, "sqlite": 0, "postgresql": 5432, "mysq
 TIMEOUT_SECONDS = 5.0
 
 STUDY, FINGERPRINT = "sigmasearch.study", "sigmasearch.fingerprint"
-KEY, CONTENT = "sigmasearch.key", "sigmasearch.content"
+KEY, FILES = "sigmasearch.key", "sigmasearch.files"
 ROLE, STATE, METHOD = "sigmasearch.role", "sigmasearch.state", "sigmasearch.method"
 FRONT, PLACE, BUDGET = "sigmasearch.front", "sigmasearch.place", "sigmasearch.budget"
 PLAN, REFERENCE, VERSION = "sigmasearch.plan", "sigmasearch.reference", "sigmasearch.benchmark_version"
@@ -38,9 +38,13 @@ REVISION, SAME_AS, REASON = "sigmasearch.revision", "sigmasearch.same_as", "sigm
 LEAVE_ONE_OUT, CONFIRMS = "sigmasearch.leave_one_out", "sigmasearch.confirms"
 FEASIBLE, STOPPED_AT = "sigmasearch.feasible", "sigmasearch.stopped_at"
 PARENT, NOTE, RUN_NAME = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runName"
+# Files of a trial's run.
+CARD, SAMPLES, STEPS, RESULT = "card.json", "samples.png", "steps.csv", "result.json"
 
 # Metrics of a rung: the corrected FID at that many images.
 FID_AT: Final = "fid_at_"
+# On a trial itself, once it was scored again on seeds that the search never saw.
+FID_CONFIRMED, FID_CONFIRMED_SE = "fid_confirmed", "fid_confirmed_se"
 
 # The id of the shared view that `make ui` opens.
 VIEW: Final = "leaderboard"
@@ -165,11 +169,15 @@ def server_command(uri: str, port: int = 5000) -> tuple[list[str], dict[str, str
     return argv, environment | {"MLFLOW_BACKEND_STORE_URI": uri}
 
 
-def leaderboard_url(base: str, experiment_id: str) -> str:
+def leaderboard_view(run_id: str = "") -> str:
+    """The id of a study's view of its experiment; without its run, of the study that was published last."""
+    return f"{VIEW}-{run_id[:8]}" if run_id else VIEW
+
+
+def leaderboard_url(base: str, experiment_id: str, run_id: str = "") -> str:
     """The page that shows an experiment through the shared view of `Record.set_leaderboard_view`."""
-    return (
-        f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
-    )
+    query = f"workflowType=machine_learning&viewStateShareKey={leaderboard_view(run_id)}"
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def _name() -> str:

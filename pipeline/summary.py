@@ -27,9 +27,9 @@ from search_spaces import Study
 
 FAILURES_SHOWN = 5
 PLACES = {
-    "table.md": "report",
+    "report.html": "report",
+    "table.md": "tables",
     "front.png": "figure",
-    "front.html": "interactive",
     "front": "cards, pictures",
 }
 

@@ -14,6 +14,7 @@ from pipeline.benchmarks import Benchmark
 from pipeline.denoiser import Meter
 from pipeline.evidence import TeacherDistance
 from pipeline.plan import Plan
+from pipeline.portrait import Sitting
 from pipeline.trial import draw, finite
 from pipeline.whole_file import write_whole
 
@@ -68,15 +69,22 @@ def teach(plan: Plan, benchmark: Benchmark, seeds: range) -> tuple[Teacher, int]
     return Teacher(seeds, samples.float().cpu(), benchmark.features(samples).float().cpu()), meter.rows
 
 
-def compare(plan: Plan, benchmark: Benchmark, teacher: Teacher) -> tuple[TeacherDistance, int]:
+def compare(
+    plan: Plan, benchmark: Benchmark, teacher: Teacher, sitting: Sitting | None = None
+) -> tuple[TeacherDistance, int]:
     """How far each of the plan's images ends from the teacher's of the same noise, and the network rows it took.
+
+    `sitting` is for the plan's portrait and changes nothing.
 
     Raises:
         NotFiniteError: a sample is nan or infinite.
     """
     meter = Meter(benchmark.denoiser())
-    samples = finite(draw(plan, meter, benchmark.shape, teacher.seeds, benchmark.device), teacher.seeds)
+    denoise = meter if sitting is None else sitting.watch(meter)
+    samples = finite(draw(plan, denoise, benchmark.shape, teacher.seeds, benchmark.device), teacher.seeds)
     features = _lengths(benchmark.features(samples).float().cpu() - teacher.features)
+    if sitting is not None:
+        sitting.end(plan, samples, benchmark)
     return TeacherDistance(features, _lengths(samples.float().cpu() - teacher.samples)), meter.rows
 
 

@@ -21,6 +21,7 @@ from pipeline.memory import Memory
 from pipeline.metrics.moments import Moments
 from pipeline.noise import CALIBRATION_SEEDS, noise
 from pipeline.plan import Plan
+from pipeline.portrait import Sitting
 from pipeline.registry import SpecError, build_dataclass, require, to_spec
 from pipeline.sampler import Calibrated, Sampler, trace
 from pipeline.schedules import SCHEDULES
@@ -189,21 +190,28 @@ def finite(samples: Tensor, seeds: range) -> Tensor:
     return samples
 
 
-def evaluate(plan: Plan, benchmark: Benchmark, seeds: range, shard_images: int | None = None) -> list[ShardResult]:
+def evaluate(
+    plan: Plan, benchmark: Benchmark, seeds: range, shard_images: int | None = None, sitting: Sitting | None = None
+) -> list[ShardResult]:
     """Sample the images of `seeds` in one batch; the moments of their features, one for each shard.
 
-    `shard_images` divides the number of seeds; by default they are one shard.
+    `shard_images` divides the number of seeds; by default they are one shard. `sitting` is for the plan's portrait and
+    changes nothing.
 
     Raises:
         NotFiniteError: a sample is nan or infinite.
     """
     started = time.perf_counter()
     meter = Meter(benchmark.denoiser())
-    features = benchmark.features(finite(draw(plan, meter, benchmark.shape, seeds, benchmark.device), seeds))
+    denoise = meter if sitting is None else sitting.watch(meter)
+    samples = finite(draw(plan, denoise, benchmark.shape, seeds, benchmark.device), seeds)
+    features = benchmark.features(samples)
     size = shard_images or len(seeds)
     moments = [Moments.of(part) for part in torch.split(features, size)]
-    # Every image takes as many rows, and is taken to take as long.
-    share, seconds = len(moments), time.perf_counter() - started
+    # Every image takes as many rows, and is taken to take as long. Watching is no cost of the plan.
+    share, seconds = len(moments), time.perf_counter() - started - (sitting.seconds if sitting else 0.0)
+    if sitting is not None:
+        sitting.end(plan, samples, benchmark)
     return [
         ShardResult(seeds[i * size : (i + 1) * size], part, meter.rows // share, seconds / share)
         for i, part in enumerate(moments)

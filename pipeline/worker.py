@@ -16,6 +16,7 @@ from pipeline.benchmarks import Benchmark, load
 from pipeline.evidence import TeacherDistance
 from pipeline.metrics.distances import Part
 from pipeline.plan import Plan
+from pipeline.portrait import Portrait, Sitting
 from pipeline.registry import SpecError
 from pipeline.teacher import Teacher, compare, teach
 from pipeline.trial import NotFiniteError, Prepared, ShardResult, TrialSpec, evaluate, memory_of, prepare
@@ -49,17 +50,19 @@ class Taught:
 
 @dataclass(frozen=True)
 class Compared:
-    """A plan's distance to the teacher, and the network rows it took."""
+    """A plan's distance to the teacher, the network rows it took, and what was seen meanwhile."""
 
     distance: TeacherDistance
     rows: int
+    portrait: Portrait | None = None
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Shards of a trial."""
+    """Shards of a trial; with its first images, where nothing showed them before, the plan's portrait."""
 
     shards: tuple[ShardResult, ...]
+    portrait: Portrait | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,13 @@ class Worker:
         assert task.plan is not None
         if task.what == "compare":
             assert self.teacher is not None
-            return Compared(*compare(task.plan, self.benchmark, self.teacher))
+            watching = Sitting()
+            return Compared(*compare(task.plan, self.benchmark, self.teacher, watching), watching.portrait)
         assert task.seeds is not None
         if task.what == "teach":
             return Taught(*teach(task.plan, self.benchmark, task.seeds))
-        return Evaluated(tuple(evaluate(task.plan, self.benchmark, task.seeds, task.spec.shard_images)))
+        # A teacher's rung has shown the first images before.
+        first = task.seeds.start == task.spec.first_seed and self.teacher is None
+        sitting = Sitting() if first else None
+        shards = evaluate(task.plan, self.benchmark, task.seeds, task.spec.shard_images, sitting)
+        return Evaluated(tuple(shards), sitting.portrait if sitting else None)

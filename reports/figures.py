@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import image, style
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
-from numpy.typing import NDArray
 
 from reports.numbers import count
 from reports.pareto import front
@@ -50,9 +49,9 @@ STYLE: Any = {
 }
 
 
-def front_png(frame: pd.DataFrame, path: Path) -> Path:
-    """Draw the largest comparable group of the record as PNG, 300 dots an inch. Same record, same bytes."""
-    return _save(frame, path, dpi=300, metadata={"Software": None})
+def front_png(frame: pd.DataFrame, path: Path, dpi: int = 300) -> Path:
+    """Draw the largest comparable group of the record as PNG, `dpi` dots an inch. Same record, same bytes."""
+    return _save(frame, path, dpi=dpi, metadata={"Software": None})
 
 
 def front_svg(frame: pd.DataFrame, path: Path) -> Path:
@@ -79,34 +78,6 @@ def confirmed_points(standings: Standings) -> tuple[pd.DataFrame, pd.DataFrame, 
     parts = [pd.DataFrame([rows[key] for key in keys if key in rows]) for keys in (leading["key"], led, floor)]
     first, second, third = (part.sort_values("nfe", kind="stable") if len(part) else part for part in parts)
     return first, second, third
-
-
-def picture_grid(images: NDArray[Any], path: Path, columns: int | None = None, pixels: int = 64) -> Path:
-    """Save images side by side as PNG: (n, H, W) or (n, H, W, C), uint8, or floats from 0 to 1; C is 1, 3 or 4.
-
-    An image narrower than `pixels` is enlarged by a whole factor, without smoothing.
-    """
-    if images.ndim not in (3, 4) or not len(images) or (images.ndim == 4 and images.shape[3] not in (1, 3, 4)):
-        raise ValueError(f"(n, H, W) or (n, H, W, C) is drawn, not {images.shape}")
-    if images.dtype != np.uint8:
-        images = np.clip(np.floor(np.nan_to_num(images) * 256), 0, 255).astype(np.uint8)
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.shape[3] == 1:
-        images = np.repeat(images, 3, axis=3)
-    factor = max(1, -(-pixels // images.shape[2]))
-    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    n, height, width, channels = images.shape
-    across = columns or int(np.ceil(np.sqrt(n)))
-    gap = 2
-    down = -(-n // across)
-    canvas = np.full((down * (height + gap) + gap, across * (width + gap) + gap, channels), 255, dtype=np.uint8)
-    for k, picture in enumerate(images):
-        top, left = gap + k // across * (height + gap), gap + k % across * (width + gap)
-        canvas[top : top + height, left : left + width] = picture
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.imsave(path, canvas, format="png", metadata={"Software": ""})
-    return path
 
 
 def _save(frame: pd.DataFrame, path: Path, **options: Any) -> Path:

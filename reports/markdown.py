@@ -23,9 +23,8 @@ from reports.numbers import (
     signed,
     spent,
 )
-from reports.pareto import front
 from reports.rank_check import LEAST_IN_BAND, LEAST_PLANS, TEACHER, TRUSTED, RankCheck, RankCorrelation, band_words
-from reports.record import complete, ranked
+from reports.record import complete
 from reports.standings import SEARCHED, Cell, Standings, Verdict, standings
 
 INTERVAL = f"the half-width of its {100 * CONFIDENCE:g} % interval"
@@ -33,9 +32,9 @@ INTERVAL = f"the half-width of its {100 * CONFIDENCE:g} % interval"
 
 def markdown(frame: pd.DataFrame, budgets: Sequence[int] | None = None) -> str:
     """The whole report: FID at each budget, the verdicts, what the numbers are, the rank check, the cost."""
-    parts, found = [_counted(frame)], standings(frame, budgets)
+    parts, found = [counted(frame)], standings(frame, budgets)
     for each in found:
-        parts += [_heading(each), _main_table(each), _main_line(each), _verdict_table(each), _verdict_line(each)]
+        parts += [heading(each), _main_table(each), _main_line(each), _verdict_table(each), _verdict_line(each)]
         parts += [floor_sentence(each), _notes(each.group)]
     check = RankCheck(frame)
     if check.climbed:
@@ -45,27 +44,7 @@ def markdown(frame: pd.DataFrame, budgets: Sequence[int] | None = None) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def leaderboard(frame: pd.DataFrame) -> str:
-    """Markdown for the study's page: the floor, the front, then the best baseline of each NFE."""
-    parts: list[str] = []
-    for each in standings(frame):
-        baselines = complete(each.group, "baseline")
-        order = baselines.assign(ranked=ranked(baselines)).sort_values(["ranked", "nfe"], kind="stable")
-        best = baselines.loc[order.groupby("nfe").head(1).index]
-        best = best.sort_values("nfe", kind="stable")
-        leading = front(complete(each.group, "searched", "published"))
-        lines = [_line("", "method", "NFE", "set-up NFE", "FID ± se", "confirmed"), "|:--|:--|--:|--:|--:|--:|"]
-        for title, rows in (("floor", complete(each.group, "floor")), ("front", leading), ("baseline", best)):
-            for _, row in rows.iterrows():
-                name = row["name"] if title == "front" else row["method"]
-                again = each.confirmed.get(row["key"])
-                numbers = count(row["nfe"]), count(row["setup_nfe"]), plain(row), "–" if again is None else plain(again)
-                lines.append(_line(title, _md(name), *numbers))
-        parts += [_heading(each), "\n".join(lines), _confirmed_line(each)]
-    return "\n\n".join([*parts, _counted(frame)]) + "\n"
-
-
-def _counted(frame: pd.DataFrame) -> str:
+def counted(frame: pd.DataFrame) -> str:
     if frame.empty:
         return "No trials."
     counts = frame["state"].value_counts().to_dict()
@@ -75,23 +54,23 @@ def _counted(frame: pd.DataFrame) -> str:
     return f"Study {', '.join(map(_md, studies))}: {told}." if studies else f"Runs: {told}."
 
 
-def _heading(standings: Standings) -> str:
+def heading(standings: Standings) -> str:
     return f"### {_md(standings.group.iloc[0]['benchmark'])}: {conditions(standings.group)}"
 
 
 def _main_table(standings: Standings) -> str:
     budgets = standings.budgets
-    lines = [_line("method", "set-up NFE", *map(str, budgets)), "|:--|--:|" + "--:|" * len(budgets)]
+    lines = [line("method", "set-up NFE", *map(str, budgets)), "|:--|--:|" + "--:|" * len(budgets)]
     floor = standings.floor
     if floor is not None:
         name = f"floor: {_md(floor['method'])} ({count(floor['nfe'])} NFE)"
-        lines.append(_line(name, count(floor["setup_nfe"]), *[plain(floor)] * len(budgets)))
+        lines.append(line(name, count(floor["setup_nfe"]), *[plain(floor)] * len(budgets)))
     for method, role in standings.methods:
         cells = [standings.cells.get((method, role, budget)) for budget in budgets]
-        lines.append(_line(_md(method), setup(cells), *map(_cell, cells)))
+        lines.append(line(_md(method), setup(cells), *map(_cell, cells)))
     at_floor = [verdict.at_floor for verdict in standings.verdicts()]
     if any(at_floor):
-        lines.append(_line("best baseline is", "", *("at the floor" if held else "" for held in at_floor)))
+        lines.append(line("best baseline is", "", *("at the floor" if held else "" for held in at_floor)))
     return "\n".join(lines)
 
 
@@ -130,7 +109,7 @@ def _verdict_table(standings: Standings) -> str:
         *(SEARCHED, "its NFE", "set-up", "FID ± se", "confirmed ± se"),
         *("optimism ± error", "gap ± error", f"{SEARCHED} is"),
     )
-    lines = [_line(*names), "|--:|:--|--:|--:|:--|--:|--:|--:|--:|--:|--:|:--|"]
+    lines = [line(*names), "|--:|:--|--:|--:|:--|--:|--:|--:|--:|--:|--:|:--|"]
     for verdict in standings.verdicts():
         base, ours = verdict.baseline, verdict.searched
         theirs = ["–"] if base is None else [_md(base.method) + spent(base)]
@@ -140,7 +119,7 @@ def _verdict_table(standings: Standings) -> str:
             mine = [name, count(ours.row["nfe"]), count(ours.row["setup_nfe"])]
         optimism = signed(verdict.optimism.gap, verdict.optimism.error)
         told = [*theirs, *_scores(base), *mine, *_scores(ours), optimism, _gap(verdict), verdict.words]
-        lines.append(_line(str(verdict.budget), *told))
+        lines.append(line(str(verdict.budget), *told))
     return "\n".join(lines)
 
 
@@ -160,7 +139,7 @@ def _verdict_line(standings: Standings) -> str:
     rows = [row for _, row in standings.group.iterrows()]
     lines = [
         f"{conditions(standings.group)}, ± its leave-one-out standard error ({groups_left_out(rows)}).",
-        _confirmed_line(standings),
+        confirmed_line(standings),
         f"Gap: baseline minus {SEARCHED}, of bias-corrected FIDs, paired on the same shards, ± {INTERVAL}; of the "
         "confirmed ones where there are both, else of the search's own, which is said as unconfirmed. Better and worse "
         f"are called outside that interval, and {NEVER_WITHIN} of the baseline's FID.",
@@ -174,7 +153,7 @@ def _verdict_line(standings: Standings) -> str:
     return " ".join(lines)
 
 
-def _confirmed_line(standings: Standings) -> str:
+def confirmed_line(standings: Standings) -> str:
     if not standings.confirmed:
         return "Nothing is confirmed yet."
     groups = groups_left_out(standings.confirmed.values())
@@ -201,12 +180,12 @@ def _notes(group: pd.DataFrame) -> str:
 
 def _rank_table(check: RankCheck) -> str:
     bands = [f"NFE {band_words(band)}" for band in check.bands]
-    lines = [_line("rung", "with the next rung", f"with {check.words(check.last)}", *bands)]
+    lines = [line("rung", "with the next rung", f"with {check.words(check.last)}", *bands)]
     lines.append("|:--|--:|--:|" + "--:|" * len(bands))
     for rung in check.rungs:
         following = check.correlation(rung, check.following(rung))
         whole = [check.correlation(rung, check.last, band) for band in (None, *check.bands)]
-        lines.append(_line(check.words(rung), *map(_rho, (following, *whole))))
+        lines.append(line(check.words(rung), *map(_rho, (following, *whole))))
     return "\n".join(lines)
 
 
@@ -252,7 +231,7 @@ def _rows(number: float) -> str:
     return f"{number:,.0f}" if math.isfinite(number) else "unknown"
 
 
-def _line(*cells: str) -> str:
+def line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 

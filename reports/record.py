@@ -9,7 +9,8 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Final, Protocol
 
 import pandas as pd
 
@@ -30,9 +31,25 @@ NUMBERS = (
 COUNTS = ("budget", "images", "first_seed", "shard_images")
 FLAGS = ("front", "feasible")
 COLUMNS = ("benchmark", "study", *TEXT, *FLAGS, *NUMBERS, "leave_one_out", *COUNTS, "terminal", "name", "run_id")
+# Between a study's name and the first digits of its fingerprint, where several have that name.
+AT: Final = "@"
+FEW_DIGITS = 8
 # What makes two FIDs comparable; those of a confirmation are of other images and belong to what they confirm.
 MEASURE = ("benchmark", "benchmark_version", "reference")
 CONDITIONS = (*MEASURE, "images", "first_seed")
+
+
+class Told(Protocol):
+    """A trial as MLflow is told of it."""
+
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+    @property
+    def params(self) -> Mapping[str, str]: ...
 
 
 def read(uri: str, experiment: str, study: str | None = None) -> pd.DataFrame:
@@ -40,12 +57,12 @@ def read(uri: str, experiment: str, study: str | None = None) -> pd.DataFrame:
 
     The corrected FID of a rung is a column `fid_at_<images>`.
 
-    Without `study` the experiment must hold one only; of several of that name the newest is read. A run of the
-    experiment that is no trial is a row with role and state "foreign", a complete trial without a readable FID one with
-    state "broken"; neither takes part in any number.
+    Without `study` the experiment must hold one only; of several of one name "name@fingerprint" names one, the first
+    digits of the fingerprint are enough. A run of the experiment that is no trial is a row with role and state
+    "foreign", a complete trial without a readable FID one with state "broken"; neither takes part in any number.
 
     Raises:
-        SpecError: no such store, experiment or study; names the nearest.
+        SpecError: no such store, experiment or study, or several of that name; names the nearest.
     """
     client = store.open_client(uri, create=False)
     held = client.get_experiment_by_name(experiment)
@@ -65,6 +82,19 @@ def read(uri: str, experiment: str, study: str | None = None) -> pd.DataFrame:
     return frame_of(rows)
 
 
+def frame_of_told(trials: Iterable[Told], experiment: str, study: str) -> pd.DataFrame:
+    """What `read` gives where MLflow holds exactly these trials, but for the ids of the runs."""
+    parent = "parent"
+    runs = [
+        SimpleNamespace(
+            data=SimpleNamespace(tags={**trial.tags, store.PARENT: parent}, metrics=trial.metrics, params=trial.params),
+            info=SimpleNamespace(run_id=""),
+        )
+        for trial in trials
+    ]
+    return frame_of(_row(run, experiment, study, parent) for run in runs)
+
+
 def find_experiment(uri: str, study: str | None = None) -> str:
     """The experiment that holds the study; without a name, the only experiment that holds any.
 
@@ -74,9 +104,11 @@ def find_experiment(uri: str, study: str | None = None) -> str:
     client = store.open_client(uri, create=False)
     held: dict[str, set[str]] = {}
     for experiment in client.search_experiments():
-        for run in _runs(client, experiment.experiment_id, f"tags.`{store.STUDY}` LIKE '%'"):
-            held.setdefault(run.data.tags[store.STUDY], set()).add(experiment.name)
-    found = sorted(set().union(*held.values()) if study is None else held.get(study, set()))
+        for run in _runs(client, experiment.experiment_id, f"tags.`{store.FINGERPRINT}` LIKE '%'"):
+            if store.STUDY in run.data.tags:
+                held.setdefault(run.data.tags[store.STUDY], set()).add(experiment.name)
+    name = None if study is None else study.partition(AT)[0]
+    found = sorted(set().union(*held.values()) if name is None else held.get(name, set()))
     if not held:
         raise SpecError("holds no study of sigmasearch", path="MLflow store", given=store.masked(uri))
     if not found:
@@ -204,11 +236,22 @@ def _choose(parents: list[Any], experiment: str, study: str | None) -> Any:
         raise SpecError("holds no study of sigmasearch", path="experiment", given=experiment)
     if study is None and len(names) > 1:
         raise SpecError("the experiment holds several studies; name one", path="study", allowed=names)
-    wanted = names[0] if study is None else study
-    found = [run for run in parents if run.data.tags[store.STUDY] == wanted]
+    wanted, _, digits = (names[0] if study is None else study).partition(AT)
+    named = [run for run in parents if run.data.tags[store.STUDY] == wanted]
+    found = [run for run in named if run.data.tags.get(store.FINGERPRINT, "").startswith(digits)]
+    # Of two runs of one and the same study, which `sync` mends, the first has the trials.
+    first = {run.data.tags.get(store.FINGERPRINT, ""): run for run in sorted(found, key=_age, reverse=True)}
+    if len(first) > 1:
+        which = sorted(f"{wanted}{AT}{digest[:FEW_DIGITS]}" for digest in first)
+        raise SpecError("several studies have this name; name one", path="study", given=study, allowed=which)
     if not found:
-        raise SpecError(f"no such study in {experiment}", path="study", given=study, allowed=names)
-    return max(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        prints = [f"{wanted}{AT}{run.data.tags.get(store.FINGERPRINT, '')[:FEW_DIGITS]}" for run in named]
+        raise SpecError(f"no such study in {experiment}", path="study", given=study, allowed=sorted(prints) or names)
+    return next(iter(first.values()))
+
+
+def _age(run: Any) -> tuple[int, str]:
+    return run.info.start_time, run.info.run_id
 
 
 def _row(run: Any, experiment: str, study: str, parent: str) -> dict[str, Any]:
@@ -217,9 +260,12 @@ def _row(run: Any, experiment: str, study: str, parent: str) -> dict[str, Any]:
     row |= {"benchmark": experiment, "study": study, "name": tags.get(store.RUN_NAME, ""), "run_id": run.info.run_id}
     row |= {f"params.{name}": value for name, value in params.items()}
     numbers = [*NUMBERS, *(name for name in metrics if name.startswith(store.FID_AT))]
+    if row["state"] == "pruned":  # its FID is of the images that it came to
+        numbers = [name for name in numbers if name not in ("fid", "fid_corrected")]
     row |= {name: metrics.get(name) for name in numbers if math.isfinite(metrics.get(name, math.nan))}
     row |= {name: params.get(name) for name in ("images", "first_seed", "shard_images")}
-    row |= {"budget": tags.get(store.BUDGET), "terminal": params.get("terminal", "")}
+    asked = tags.get(store.BUDGET) if "baseline/" in row["key"] else None  # others only happen to be within one
+    row |= {"budget": asked, "terminal": params.get("terminal", "")}
     row |= {"feasible": tags.get(store.FEASIBLE, ""), "leave_one_out": tags.get(store.LEAVE_ONE_OUT, "")}
     row["front"] = tags.get(store.FRONT) == "true"
     if tags.get(store.PARENT) != parent or not row["key"]:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from reports.latex import latex
-from reports.markdown import leaderboard, markdown
+from reports.leaderboard import leaderboard
+from reports.markdown import markdown
 from reports.record import rung_columns
 from reports.standings import Standings, Verdict, standings
 

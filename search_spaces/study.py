@@ -22,7 +22,7 @@ from search_spaces.protocol import Confirm, Constraints, Optimizer, Resources, R
 from search_spaces.space import Space
 
 # `sigmasearch report NAME` would not know which is meant.
-RESERVED = ("nfe",)
+RESERVED = ("nfe", "tables", "geometry")
 
 
 class Pair(BaseModel):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from pipeline import store
 from pipeline.entry import Entry
+from pipeline.marks import marks
 from pipeline.result import TrialRecord
-from reports import record
-from reports.record import frame_of
+from reports.record import frame_of_told
 from tests.synthetic_study import score
 
 EXPERIMENT = "digits-kde"
@@ -37,13 +36,9 @@ def row(key: str, nfe: float, fid: float, se: float = 0.002, **more: Any) -> dic
 
 def as_recorded(records: Iterable[TrialRecord], front: Iterable[str] = ()) -> pd.DataFrame:
     """What `reports.record.read` gives of these trials, but for the ids of the runs."""
-    marked = set(front)
-    rows = []
-    for item in records:
-        entry = Entry.of(item)
-        tags = dict(entry.tags) | {store.PARENT: "parent", store.RUN_NAME: entry.name}
-        tags[store.FRONT] = str(item.key in marked).lower()
-        data = SimpleNamespace(tags=tags, metrics=entry.metrics, params=entry.params)
-        run = SimpleNamespace(data=data, info=SimpleNamespace(run_id=item.key))
-        rows.append(record._row(run, EXPERIMENT, "small", "parent"))
-    return frame_of(rows)
+    entries = {item.key: Entry.of(item) for item in records}
+    marked = marks(entries, front)
+    told = [replace(entry, tags={**entry.tags, **marked[key].tags}) for key, entry in entries.items()]
+    frame = frame_of_told(told, EXPERIMENT, "small")
+    frame["run_id"] = frame["key"]
+    return frame

@@ -203,7 +203,7 @@ def test_a_space_searches_the_loops_options():
     built = space.assemble({"schedule.num_steps": 3, "churn.s_churn": 40.0})
     spec = TrialSpec("gmm", **built)
     assert spec.sampler().churn == Churn(40.0, s_noise=1.003)
-    assert describe(spec) == "heun · edm 3 to 0 · churn 40"
+    assert describe(spec) == "heun edm 3 to 0 · churn 40"
     assert space.check("gmm") == len(prepare(spec, benchmarks.load("gmm")).plan) == 7
     assert TrialSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 

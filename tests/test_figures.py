@@ -1,11 +1,9 @@
-import json
-import re
-
 import numpy as np
 import pytest
 from matplotlib import image
 
-from reports import figures, interactive
+from pipeline.pictures import picture_grid
+from reports import figures
 from reports.record import frame_of
 from reports.standings import standings
 from tests.report_rows import HOSTILE, as_recorded, row
@@ -19,25 +17,11 @@ def records():
     return climbed(small_study(), BUDGETS)
 
 
-def drawn(path):
-    """The traces of an interactive page: name -> (x, y)."""
-    text = path.read_text()
-    start = text.index(
-        "[",
-        text.index('Plotly.newPlot("front"') if 'Plotly.newPlot("front"' in text else text.rindex("Plotly.newPlot("),
-    )
-    traces, _ = json.JSONDecoder().raw_decode(text, start)
-    return {trace["name"]: (trace["x"], trace["y"]) for trace in traces}
-
-
 def test_same_record_same_bytes(records, tmp_path):
     frame, again = as_recorded(records), as_recorded(reversed(records))
-    for draw, name in ((figures.front_png, "f.png"), (figures.front_svg, "f.svg"), (interactive.front_html, "f.html")):
+    for draw, name in ((figures.front_png, "f.png"), (figures.front_svg, "f.svg")):
         assert draw(frame, tmp_path / "a" / name).read_bytes() == draw(again, tmp_path / "b" / name).read_bytes()
     assert image.imread(tmp_path / "a" / "f.png").shape[1] == 1050
-    page = (tmp_path / "a" / "f.html").read_text()
-    assert r"searched\u002f9" in page
-    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
 
 
 def test_the_confirmed_points_are_those_of_the_front_and_of_the_best_baselines(records):
@@ -54,16 +38,6 @@ def test_confirmations_of_other_image_counts_are_on_no_common_axis():
     assert all(part.empty for part in figures.confirmed_points(found))
 
 
-def test_the_page_shows_confirmed_points_and_no_stopped_trials(records, tmp_path):
-    traces = drawn(interactive.front_html(as_recorded(records), tmp_path / "front.html"))
-    assert traces["searched: confirmed"] == ([3, 4, 6], [0.304, 0.203, 0.084])
-    assert traces["best baseline: confirmed"] == ([3, 4, 6, 10], [0.403, 0.203, 0.103, 0.074])
-    assert traces["floor: confirmed"][1] == [0.073, 0.073]
-    assert traces["searched: best within budget"] == ([3, 4, 6], [0.3, 0.199, 0.08])
-    scored = [item for item in records if item.role in ("searched", "published") and item.result is not None]
-    assert len(traces["trials"][0]) == len(scored) - 3
-
-
 def test_the_figure_says_what_is_confirmed(records, tmp_path):
     plain = figures.front_svg(as_recorded(small_study()), tmp_path / "plain.svg").read_text()
     confirmed = figures.front_svg(as_recorded(records), tmp_path / "confirmed.svg").read_text()
@@ -76,7 +50,6 @@ def test_a_hostile_method_name_breaks_no_figure(tmp_path):
     frame = frame_of(
         [row("baseline/a/5", 5, 0.4, method=HOSTILE), row("searched/1", 5, 0.3, name="<script>alert(1)</script>")]
     )
-    assert "<script>alert" not in interactive.front_html(frame, tmp_path / "front.html").read_text()
     figures.front_png(frame, tmp_path / "front.png")
 
 
@@ -96,17 +69,16 @@ def test_a_hostile_method_name_breaks_no_figure(tmp_path):
 def test_a_part_of_a_study_is_drawn(keys, tmp_path):
     frame = frame_of([row(key, 5, 0.3) for key in keys])
     assert image.imread(figures.front_png(frame, tmp_path / "front.png")).shape[1] == 1050
-    assert ("no scored trials" in interactive.front_html(frame, tmp_path / "front.html").read_text()) == (not keys)
 
 
 def test_the_grid_is_the_images(tmp_path):
     images = np.zeros((5, 8, 8), dtype=np.uint8)
     images[3] = 200
-    drawn = image.imread(figures.picture_grid(images, tmp_path / "grid.png"))
+    drawn = image.imread(picture_grid(images, tmp_path / "grid.png"))
     assert drawn.shape[:2] == (2 * 66 + 2, 3 * 66 + 2)
     assert drawn[66 + 2 + 32, 32, 0] == pytest.approx(200 / 255)
     assert drawn[0, 0, 0] == 1
     colour = np.random.default_rng(0).random((4, 64, 64, 3))
-    assert image.imread(figures.picture_grid(colour, tmp_path / "colour.png")).shape[:2] == (134, 134)
+    assert image.imread(picture_grid(colour, tmp_path / "colour.png")).shape[:2] == (134, 134)
     with pytest.raises(ValueError, match="is drawn, not"):
-        figures.picture_grid(np.zeros((4, 4)), tmp_path / "no.png")
+        picture_grid(np.zeros((4, 4)), tmp_path / "no.png")

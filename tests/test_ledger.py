@@ -45,7 +45,7 @@ def test_a_scored_trial_is_complete_with_corrected_fid_and_nfe(tmp_path):
     record = ledger.tell(trial, scored, EVIDENCE, constraints, "baseline/ddim/4")
     assert (told(ledger).state, told(ledger).values) == (TrialState.COMPLETE, [pytest.approx(0.49), 4])
     assert record == TrialRecord(
-        "searched/0", "searched", "complete", "euler · edm 4", scored, None, params,
+        "searched/0", "searched", "complete", "euler edm 4", scored, None, params,
         same_as="baseline/ddim/4", evidence=EVIDENCE, constraints=constraints,
     )  # fmt: skip
     assert not record.feasible

@@ -232,7 +232,7 @@ def test_keys_sort_as_people_count():
 
 def test_reports_need_neither_torch_nor_ray_nor_optuna():
     code = (
-        "import sys, reports.record, reports.tables, reports.figures, reports.interactive\n"
+        "import sys, reports.record, reports.tables, reports.figures, reports.page\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'optuna', 'mlflow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

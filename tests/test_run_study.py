@@ -30,11 +30,11 @@ def test_an_outage_of_mlflow_costs_one_warning_and_the_same_command_mends_it(stu
     logged, asked = [], []
     honest = Record.log
 
-    def fails_after_three(self, record, **options):
+    def fails_after_three(self, record, portrait=None, **options):
         if len(logged) == 3:
             raise ConnectionError("connection refused")
         logged.append(record.key)
-        return honest(self, record, **options)
+        return honest(self, record, portrait, **options)
 
     monkeypatch.setattr(Record, "log", fails_after_three)
     console = Console(file=io.StringIO(), width=120)
@@ -58,11 +58,11 @@ def test_a_record_that_comes_back_is_told_what_it_missed(study_file, tmp_path, m
     """Three calls fail in the middle of the search; the next one, which may try, finds MLflow again."""
     calls, honest = [], Record.log
 
-    def fails_in_between(self, record, **options):
+    def fails_in_between(self, record, portrait=None, **options):
         calls.append(record.key)
         if 4 <= len(calls) <= 6:
             raise ConnectionError("connection refused")
-        return honest(self, record, **options)
+        return honest(self, record, portrait, **options)
 
     monkeypatch.setattr(publisher.Publisher, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(Record, "log", fails_in_between)
@@ -134,7 +134,7 @@ def test_the_summary_fits_eighty_columns_and_names_every_file(study_file, tmp_pa
     assert "…" not in text
     for path in outcome.files.values():
         assert path.exists()
-    for name in ("table.md", "front.png", "front.html", "front"):
+    for name in ("table.md", "front.png", "report.html", "front"):
         assert str(outcome.files[name]) in text
     front = outcome.front()
     assert list(front["fid"]) == sorted(front["fid"], reverse=True)

@@ -113,16 +113,16 @@ def test_a_result_survives_json_to_the_last_bit(gmm, parts):
 @pytest.mark.parametrize(
     ("solver", "schedule", "words"),
     [
-        ({"name": "heun"}, EDM_5, "heun · edm 5"),
-        ({"name": "unipc", "order": 3}, EDM_5, "unipc-3 · edm 5"),
-        ({"name": "switch"}, EDM_5, "euler>heun · edm 5"),
-        ({"name": "switch", "switch_at": 3}, EDM_5, "euler>heun@3 · edm 5"),
-        ({"name": "switch", "switch_at": 0}, EDM_5, "euler>heun@0 · edm 5"),
-        ({"name": "switch", "rule": "cosine", "switch_at": 3}, EDM_5, "euler>heun cosine · edm 5"),
-        ({"name": "switch", "low": {"name": "ipndm", "order": 2}, "high": HEUN}, EDM_5, "ipndm-2>heun · edm 5"),
-        ({"name": "switch", "low": HEUN, "high": HEUN}, EDM_5, "heun · edm 5"),
-        (HEUN, {"name": "given", "values": [1.0, 0.0]}, "heun · given"),
-        (HEUN, {"name": "sdm", "num_steps": None}, "heun · sdm"),
+        ({"name": "heun"}, EDM_5, "heun edm 5"),
+        ({"name": "unipc", "order": 3}, EDM_5, "unipc-3 edm 5"),
+        ({"name": "switch"}, EDM_5, "sdm euler>heun edm 5"),
+        ({"name": "switch", "switch_at": 3}, EDM_5, "sdm euler>heun@3 edm 5"),
+        ({"name": "switch", "switch_at": 0}, EDM_5, "sdm euler>heun@0 edm 5"),
+        ({"name": "switch", "rule": "cosine", "switch_at": 3}, EDM_5, "sdm euler>heun cosine edm 5"),
+        ({"name": "switch", "low": {"name": "ipndm", "order": 2}, "high": HEUN}, EDM_5, "sdm ipndm-2>heun edm 5"),
+        ({"name": "switch", "low": HEUN, "high": HEUN}, EDM_5, "heun edm 5"),
+        (HEUN, {"name": "given", "values": [1.0, 0.0]}, "heun given"),
+        (HEUN, {"name": "sdm", "num_steps": None}, "sdm heun wasserstein"),
     ],
 )
 def test_a_method_in_a_few_words(solver, schedule, words):
@@ -133,8 +133,8 @@ def test_a_result_is_described_by_what_was_decided(gmm):
     asked = spec(solver={"name": "switch", "switch_at": None, "tau_k": 0.0, "calibration_images": 4})
     ready = prepare(asked, gmm)
     result = finish(asked, ready, evaluated(asked, ready, gmm), gmm)
-    assert describe(asked) == "euler>heun · edm 5"
-    assert describe(result) == "euler>heun@0 · edm 5"
+    assert describe(asked) == "sdm euler>heun edm 5"
+    assert describe(result) == "sdm euler>heun@0 edm 5"
 
 
 def test_a_scored_trial_keeps_the_walk_behind_its_schedule(gmm):

@@ -59,7 +59,7 @@ def test_a_baseline_that_another_driver_is_at_is_measured_when_that_one_has_left
     assert records.keys() == alone.keys()
     assert records[key].evidence.scores == alone[key].evidence.scores
     assert sharing.asked.count(key) == 4
-    assert len([task for task in spy.of(key, "prepare")]) == 1
+    assert len(spy.of(key, "prepare")) == 1
 
 
 def test_a_trial_that_another_driver_has_brought_to_a_rung_goes_on_from_there(study, monkeypatch):

@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -33,6 +36,10 @@ def children(held, everything=False):
     view = ViewType.ALL if everything else ViewType.ACTIVE_ONLY
     query = f"tags.`{store.PARENT}` = '{held.run_id}'"
     return {run.data.tags[store.KEY]: run for run in held._client.search_runs([held.experiment_id], query, view)}
+
+
+def artifacts(run):
+    return Path(urlsplit(run.info.artifact_uri).path)
 
 
 def test_a_study_told_twice_is_written_once(uri, opened):
@@ -81,7 +88,7 @@ def test_what_mlflow_shows_of_a_trial(opened):
     run = children(opened)["searched/3"]
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time == 5000
-    assert run.info.run_name == "euler · edm 4 · 4 NFE"
+    assert run.info.run_name == "euler edm 4 · 4 NFE"
     assert run.data.metrics["fid"] == 0.333333
     assert run.data.metrics["nfe"] == 4
     assert run.data.metrics["setup_nfe"] == 17
@@ -130,7 +137,8 @@ def test_a_trial_that_waited_is_in_the_end_what_became_of_it(uri, opened, reques
     opened.log(waits)
     first = children(opened)["searched/0"]
     assert (first.info.status, first.data.tags[store.STOPPED_AT]) == ("KILLED", "4000")
-    assert first.data.metrics["fid_at_4000"] == 0.39
+    assert first.info.run_name == "SDM · 4 NFE · stopped"
+    assert (first.data.metrics["fid"], first.data.metrics["fid_at_4000"]) == (0.4, 0.39)
     scored = dataclasses.replace(record("searched/0", 4, 0.3, method="SDM", params=params), evidence=evidence)
     ended, status = {
         "scored": (scored, "FINISHED"),
@@ -144,17 +152,21 @@ def test_a_trial_that_waited_is_in_the_end_what_became_of_it(uri, opened, reques
     assert run.data.tags[store.STATE] == ended.state
     assert run.data.tags.get(store.REASON, "") == ended.reason
     assert run.data.tags.get(store.STOPPED_AT) == ("4000" if end == "dominated" else None)
-    assert run.data.metrics.get("fid") == (0.3 if end == "scored" else None)
+    assert run.data.metrics["fid"] == (0.3 if end == "scored" else 0.4)
     assert run.data.metrics["fid_at_4000"] == 0.39
+    history = again._client.get_metric_history(run.info.run_id, "fid")
+    assert [(held.step, held.value) for held in history] == [(4000, 0.4), (8000, 0.3)][: 1 + (end == "scored")]
     assert not again.log(ended)
 
 
 def test_a_run_cut_short_is_written_again(uri, opened):
     opened.log(record("searched/0", 4, 0.3))
     run = children(opened)["searched/0"]
-    opened._client.delete_tag(run.info.run_id, store.CONTENT)
+    opened._client.update_run(run.info.run_id, status="RUNNING")  # as it is until the last of it is written
+    shutil.rmtree(artifacts(run))
     again = Record.open(uri, EXPERIMENT, "test_a_run_cut_short_is_written_again", "f00d")
     assert again.log(record("searched/0", 4, 0.3))
+    assert (artifacts(run) / "card.json").exists()
     assert children(again)["searched/0"].info.run_id == run.info.run_id
     assert not again.log(record("searched/0", 4, 0.3))
 
@@ -184,8 +196,12 @@ def test_the_study_is_described_and_ended(uri, opened, tmp_path):
     for item in small_study():
         opened.log(item)
     (tmp_path / "drawn.png").write_bytes(b"picture")
-    opened.attach(tmp_path / "drawn.png", "front.png")
-    opened.attach("a,b\n", "tables/table.csv")
+    (tmp_path / "table.csv").write_text("a,b\n")
+    files = {"front.png": tmp_path / "drawn.png", "table.csv": tmp_path / "table.csv"}
+    assert opened.attach(files) == ["front.png", "table.csv"]
+    assert opened.attach(files) == []
+    (tmp_path / "drawn.png").write_bytes(b"another")
+    assert opened.attach(files) == ["front.png"]
     opened.describe_study("### front")
     opened.finish()
     client = opened._client
@@ -195,7 +211,8 @@ def test_the_study_is_described_and_ended(uri, opened, tmp_path):
     assert run.data.metrics["trials"] == 16
     assert run.data.metrics["trials_failed"] == 1
     assert run.data.metrics["trials_baseline"] == 8
-    assert [item.path for item in client.list_artifacts(opened.run_id)] == ["front.png", "tables"]
+    assert [item.path for item in client.list_artifacts(opened.run_id)] == ["front.png", "table.csv"]
+    assert (artifacts(run) / "front.png").read_bytes() == b"another"
 
     name = "test_the_study_is_described_and_ended"
     again = Record.open(uri, EXPERIMENT, name, "f00d")
@@ -237,3 +254,15 @@ def test_a_deleted_experiment_is_said_to_be(uri):
     held._client.delete_experiment(held.experiment_id)
     with pytest.raises(SpecError, match="experiment: the experiment is deleted"):
         Record.open(uri, "deleted", "study", "f00d")
+
+
+def test_a_trial_is_told_its_budget_at_once_so_that_marking_the_front_touches_few(opened):
+    opened.budgets = (3, 5, 8)
+    for item in small_study():
+        opened.log(item)
+    tags = {key: run.data.tags for key, run in children(opened).items()}
+    assert [tags[key].get(store.BUDGET) for key in ("searched/1", "searched/2", "searched/9")] == ["3", "5", "8"]
+    assert {held[store.STUDY] for held in tags.values()} == {opened.tags[store.STUDY]}
+    assert sorted(held[store.PLACE][0] for held in tags.values()) == ["2", *"4" * 13, *"55"]
+    # The one on the front, and the best baseline of each NFE.
+    assert opened.mark_front(["searched/1"]) == 5

@@ -22,7 +22,7 @@ def test_a_search_prints_its_front_and_where_everything_lies(visits, runs):
     lines = [line.split() for line in out.splitlines()]
     for budget in ("3", "5"):
         assert any(line[:1] == [budget] for line in lines), out
-    for place in ("report/table.md", "report/front.png", "report/front.html", "front"):
+    for place in ("report/table.md", "report/front.png", "report/report.html", "front"):
         assert str(runs / "tiny" / place) in out
         assert (runs / "tiny" / place).exists()
     assert f"sqlite:///{runs / 'mlflow.db'}" in out
@@ -33,7 +33,7 @@ def test_a_search_prints_its_front_and_where_everything_lies(visits, runs):
 def test_a_search_leaves_its_run_directory(visits, runs):
     names = {path.name for path in (runs / "tiny").iterdir()}
     assert {"study.json", "study.db", "report", "front"} <= names
-    for name in ("front.png", "front.svg", "front.html", *TABLES):
+    for name in ("front.png", "front.svg", "report.html", *TABLES):
         assert (runs / "tiny" / "report" / name).stat().st_size > 100
     roles = visits[0].roles.copy()
     assert roles.pop("confirmed") > 0
@@ -92,10 +92,11 @@ def test_the_front_has_a_card_for_each_of_its_trials(visits, runs):
 
 def test_a_report_from_the_record_alone_has_the_same_bytes(visits, runs, elsewhere):
     ran = done("report", "tiny", "--runs", runs, "--out", "copy")
-    assert ran.out.split() == [f"copy/{n}" for n in (*TABLES, "front.png", "front.svg", "front.html")]
+    drawn = [f"{figure}.{kind}" for figure in ("front", "sigmas", "hypervolume") for kind in ("png", "svg")]
+    assert ran.out.split() == [f"copy/{n}" for n in (*TABLES, *drawn, "report.html")]
     copies = contents(elsewhere / "copy")
     assert {name: copies[name] for name in TABLES} == visits[2].tables
-    for name in ("front.png", "front.svg"):
+    for name in (*drawn, "report.html"):
         assert copies[name] == (runs / "tiny" / "report" / name).read_bytes()
 
 
@@ -104,7 +105,7 @@ def test_a_report_for_a_script(visits, runs, elsewhere):
     assert told["study"] == "tiny"
     assert told["trials"] == visits[2].roles.total()
     assert all((elsewhere / name).is_file() for name in told["files"])
-    assert len(told["files"]) == 6
+    assert len(told["files"]) == 10
 
 
 def test_the_store_may_be_named_by_its_variable(visits, runs, monkeypatch):

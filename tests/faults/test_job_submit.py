@@ -202,7 +202,7 @@ def test_the_job_sent_again_completes_and_loses_nothing(visits):
 
 def test_the_run_directory_is_complete_and_outlives_the_throw_away_copy(visits, head):
     run_dir = head.home / "runs" / "small"
-    assert {"table.md", "front.png", "front.html"} <= {path.name for path in (run_dir / "report").iterdir()}
+    assert {"table.md", "front.png", "report.html"} <= {path.name for path in (run_dir / "report").iterdir()}
     assert list((run_dir / "front").glob("nfe-*.json"))
     assert not list((head.folder / "ray").glob("session_*/runtime_resources/working_dir_files/*/runs"))
 
