@@ -8,8 +8,8 @@ from pipeline import store
 
 # Column and width, in pixels; the first two are pinned by the page itself, which shows them whatever is chosen.
 COLUMNS = {
-    "attributes.`Run Name`": 340,
-    "runDateAndNestInfo": 60,
+    "attributes.`Run Name`": 300,
+    "runDateAndNestInfo": 125,
     "metrics.`nfe`": 60,
     "metrics.`fid`": 95,
     "metrics.`fid_se`": 105,

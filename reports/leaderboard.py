@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline import store
 from reports.markdown import _md, confirmed_line, counted, heading, line
 from reports.numbers import count, plain
+from reports.page.headline import Headline
 from reports.pareto import front
 from reports.record import complete, ranked
 from reports.standings import Standings, standings
@@ -85,8 +86,9 @@ def _text(
     linked: Page | None,
     kept: int,
 ) -> str:
-    # MLflow folds a description after its first lines: they are to say what this is and where the rest is.
-    parts = [LEGEND] if page is None else [LEGEND, _links(page), page.picture(PICTURE)]
+    # MLflow folds a description after its first lines: they are to say what was found, and where the rest is.
+    parts = [_md(Headline.of(frame, found[0]).sentence)]
+    parts += [LEGEND] if page is None else [_links(page), page.picture(PICTURE), LEGEND]
     for each, lines in zip(found, rows, strict=True):
         shown = [make(linked) for make in lines[:kept]]
         parts += [heading(each), "\n".join([*HEAD, *shown])]
