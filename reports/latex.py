@@ -43,32 +43,32 @@ def latex(frame: pd.DataFrame, budgets: Sequence[int] | None = None) -> str:
 def _main_table(standings: Standings) -> str:
     budgets, group = standings.budgets, standings.group
     caption = (
-        f"{_tex(conditions(group))} on {_tex(group.iloc[0]['benchmark'])}, within each NFE budget. In round brackets "
+        f"{tex(conditions(group))} on {tex(group.iloc[0]['benchmark'])}, within each NFE budget. In round brackets "
         f"the leave-one-out standard error of the last digits ({_groups(standings)}), in square brackets the NFE taken "
         r"where less than the budget. Bold: lowest. $\sim$: inconclusive, not to be told from the lowest "
-        rf"(bias-corrected FIDs, paired on the same shards, 95\,\%, {_tex(NEVER_WITHIN)}). "
-        + _tex(floor_sentence(standings))
+        rf"(bias-corrected FIDs, paired on the same shards, 95\,\%, {tex(NEVER_WITHIN)}). "
+        + tex(floor_sentence(standings))
     )
     lines = [*_opening("table", r"\small", caption, f"lr{'r' * len(budgets)}")]
     lines += [_line("method", "set-up", *map(str, budgets)), r"\midrule"]
     floor = standings.floor
     if floor is not None:
         name = f"floor: {floor['method']} ({count(floor['nfe'])} NFE)"
-        lines += [_line(_tex(name), count(floor["setup_nfe"]), *[concise(floor)] * len(budgets)), r"\midrule"]
+        lines += [_line(tex(name), count(floor["setup_nfe"]), *[concise(floor)] * len(budgets)), r"\midrule"]
     for method, role in standings.methods:
         cells = [standings.cells.get((method, role, budget)) for budget in budgets]
-        lines.append(_line(_tex(method), _tex(setup(cells)), *map(_cell, cells)))
+        lines.append(_line(tex(method), tex(setup(cells)), *map(_cell, cells)))
     at_floor = [verdict.at_floor for verdict in standings.verdicts()]
     if any(at_floor):
         lines.append(_line("best baseline is", "", *("at the floor" if held else "" for held in at_floor)))
-    return "\n".join([*lines, *_closing("table")])
+    return "\n".join([*lines, *closing("table")])
 
 
 def _verdict_table(standings: Standings) -> str:
     confirmed = confirmed_conditions(standings)
     caption = (
-        f"The best baseline and the search within each NFE budget: {_tex(conditions(standings.group))}, and confirmed"
-        + (f" ({_tex(confirmed)})" if confirmed else " (nothing is)")
+        f"The best baseline and the search within each NFE budget: {tex(conditions(standings.group))}, and confirmed"
+        + (f" ({tex(confirmed)})" if confirmed else " (nothing is)")
         + f", each with its leave-one-out standard error ({_groups(standings)}). Gap: baseline minus searched, of "
         r"bias-corrected FIDs, paired on the same shards, $\pm$ the half-width of its 95\,\% interval; of the "
         "confirmed ones where there are both. Optimism: how much closer to the floor the searched one was "
@@ -79,15 +79,15 @@ def _verdict_table(standings: Standings) -> str:
     lines += [_line(*names, "optimism", "gap", "searched is"), r"\midrule"]
     for verdict in standings.verdicts():
         base, ours = verdict.baseline, verdict.searched
-        theirs = "--" if base is None else _tex(base.method + spent(base))
+        theirs = "--" if base is None else tex(base.method + spent(base))
         mine = ["--"] * 3
         if ours is not None:
-            mine = [_tex(ours.row["key"]), count(ours.row["nfe"]), count(ours.row["setup_nfe"])]
-        optimism = _tex(signed(verdict.optimism.gap, verdict.optimism.error))
-        gap = _tex(signed(verdict.difference.gap, verdict.difference.error))
-        told = [theirs, *_scores(base), *mine, *_scores(ours), optimism, gap, _tex(verdict.words)]
+            mine = [tex(ours.row["key"]), count(ours.row["nfe"]), count(ours.row["setup_nfe"])]
+        optimism = tex(signed(verdict.optimism.gap, verdict.optimism.error))
+        gap = tex(signed(verdict.difference.gap, verdict.difference.error))
+        told = [theirs, *_scores(base), *mine, *_scores(ours), optimism, gap, tex(verdict.words)]
         lines.append(_line(str(verdict.budget), *told))
-    return "\n".join([*lines, *_closing("table*")])
+    return "\n".join([*lines, *closing("table*")])
 
 
 def _opening(environment: str, size: str, caption: str, columns: str) -> list[str]:
@@ -101,7 +101,7 @@ def _opening(environment: str, size: str, caption: str, columns: str) -> list[st
     ]
 
 
-def _closing(environment: str) -> list[str]:
+def closing(environment: str) -> list[str]:
     return [r"\bottomrule", r"\end{tabular}", rf"\end{{{environment}}}", ""]
 
 
@@ -131,6 +131,6 @@ def _scores(cell: Cell | None) -> tuple[str, str]:
     return concise(cell.row), "--" if cell.confirmed is None else concise(cell.confirmed)
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     printable = (character for character in " ".join(text.split()) if character.isprintable())
     return "".join(ESCAPED_IN_LATEX.get(character, character) for character in printable)

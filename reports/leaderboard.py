@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import store
-from reports.markdown import _md, confirmed_line, counted, heading, line
+from reports.markdown import confirmed_line, counted, heading, line, md
 from reports.numbers import count, plain
 from reports.page.headline import Headline
 from reports.pareto import front
@@ -87,7 +87,7 @@ def _text(
     kept: int,
 ) -> str:
     # MLflow folds a description after its first lines: they are to say what was found, and where the rest is.
-    parts = [_md(Headline.of(frame, found[0]).sentence)]
+    parts = [md(Headline.of(frame, found[0]).sentence)]
     parts += [LEGEND] if page is None else [_links(page), page.picture(PICTURE), LEGEND]
     for each, lines in zip(found, rows, strict=True):
         shown = [make(linked) for make in lines[:kept]]
@@ -121,7 +121,7 @@ def _rows(each: Standings) -> Iterator[Callable[[Page | None], str]]:
 def _row(each: Standings, title: str, row: pd.Series[Any]) -> Callable[[Page | None], str]:
     again = each.confirmed.get(row["key"])
     numbers = count(row["nfe"]), count(row["setup_nfe"]), plain(row), "–" if again is None else plain(again)
-    name = _md(row["name"] if title == "front" else row["method"])
+    name = md(row["name"] if title == "front" else row["method"])
 
     def made(page: Page | None) -> str:
         if page is None:

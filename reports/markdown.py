@@ -51,11 +51,11 @@ def counted(frame: pd.DataFrame) -> str:
     order = ("complete", "pruned", "failed", "broken", "foreign")
     told = ", ".join(f"{counts[state]} {state}" for state in order if state in counts)
     studies = [name for name in frame["study"].unique() if name]
-    return f"Study {', '.join(map(_md, studies))}: {told}." if studies else f"Runs: {told}."
+    return f"Study {', '.join(map(md, studies))}: {told}." if studies else f"Runs: {told}."
 
 
 def heading(standings: Standings) -> str:
-    return f"### {_md(standings.group.iloc[0]['benchmark'])}: {conditions(standings.group)}"
+    return f"### {md(standings.group.iloc[0]['benchmark'])}: {conditions(standings.group)}"
 
 
 def _main_table(standings: Standings) -> str:
@@ -63,11 +63,11 @@ def _main_table(standings: Standings) -> str:
     lines = [line("method", "set-up NFE", *map(str, budgets)), "|:--|--:|" + "--:|" * len(budgets)]
     floor = standings.floor
     if floor is not None:
-        name = f"floor: {_md(floor['method'])} ({count(floor['nfe'])} NFE)"
+        name = f"floor: {md(floor['method'])} ({count(floor['nfe'])} NFE)"
         lines.append(line(name, count(floor["setup_nfe"]), *[plain(floor)] * len(budgets)))
     for method, role in standings.methods:
         cells = [standings.cells.get((method, role, budget)) for budget in budgets]
-        lines.append(line(_md(method), setup(cells), *map(_cell, cells)))
+        lines.append(line(md(method), setup(cells), *map(_cell, cells)))
     at_floor = [verdict.at_floor for verdict in standings.verdicts()]
     if any(at_floor):
         lines.append(line("best baseline is", "", *("at the floor" if held else "" for held in at_floor)))
@@ -112,10 +112,10 @@ def _verdict_table(standings: Standings) -> str:
     lines = [line(*names), "|--:|:--|--:|--:|:--|--:|--:|--:|--:|--:|--:|:--|"]
     for verdict in standings.verdicts():
         base, ours = verdict.baseline, verdict.searched
-        theirs = ["–"] if base is None else [_md(base.method) + spent(base)]
+        theirs = ["–"] if base is None else [md(base.method) + spent(base)]
         mine = ["–"] * 3
         if ours is not None:
-            name = f"{_md(ours.row['name'])} [{_md(ours.row['key'])}]"
+            name = f"{md(ours.row['name'])} [{md(ours.row['key'])}]"
             mine = [name, count(ours.row["nfe"]), count(ours.row["setup_nfe"])]
         optimism = signed(verdict.optimism.gap, verdict.optimism.error)
         told = [*theirs, *_scores(base), *mine, *_scores(ours), optimism, _gap(verdict), verdict.words]
@@ -235,7 +235,7 @@ def line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _md(text: str) -> str:
+def md(text: str) -> str:
     """Text that Markdown and the HTML in it show as it is, on one line of a table."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 

@@ -15,7 +15,7 @@ from reports.artifacts import RunArtifacts
 from reports.layouts import LAYOUTS
 from reports.layouts.comparable import comparables
 from reports.layouts.render import Filled, latex, links, long_form, markdown
-from reports.markdown import _md, counted
+from reports.markdown import counted, md
 from reports.runs import Runs
 
 INDEX, LINKS = "index.md", "links.csv"
@@ -119,8 +119,8 @@ def _index(frame: pd.DataFrame, filled: list[Filled], told: list[str]) -> str:
         lines.append(
             f"| [{each.layout.title}]({name}.md) | {len(cells)} | {empty} | [csv]({name}.csv), [tex]({name}.tex) |"
         )
-    title = f"# Tables of {_md(frame['study'].iloc[0])} on {_md(frame['benchmark'].iloc[0])}"
-    return "\n\n".join([title, counted(frame), *map(_md, told), "\n".join(lines)]) + "\n"
+    title = f"# Tables of {md(frame['study'].iloc[0])} on {md(frame['benchmark'].iloc[0])}"
+    return "\n\n".join([title, counted(frame), *map(md, told), "\n".join(lines)]) + "\n"
 
 
 def _printable(text: str) -> str:

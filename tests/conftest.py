@@ -1,5 +1,9 @@
 """Shared by the tests: a study that runs in seconds, and one Ray for all that need it."""
 
+import importlib
+import importlib.util
+import sys
+
 import pytest
 import torch
 
@@ -61,3 +65,19 @@ def ray_pool():
     yield pool
     pool.close()
     pool._ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def k_diffusion_package():
+    """Its modules external and sampling. The package itself is not run: it imports what only training with it needs."""
+    spec = importlib.util.find_spec("k_diffusion")
+    if spec is None:
+        pytest.skip("k-diffusion is not installed; make does it")
+    for needed in ("torchsde", "torchdiffeq"):
+        pytest.importorskip(needed, reason=f"k_diffusion.sampling needs {needed}")
+    with pytest.MonkeyPatch.context() as patch:
+        package = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "k_diffusion", package)
+        package.sampling = importlib.import_module("k_diffusion.sampling")
+        package.external = importlib.import_module("k_diffusion.external")
+        return package

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from reports.latex import _closing, _tex
+from reports.latex import closing, tex
 from reports.layouts.comparable import Comparable
 from reports.layouts.table import NOTHING, Cell, Layout, Line, Table
-from reports.markdown import _md
+from reports.markdown import md
 from reports.numbers import NEVER_WITHIN, concise, plain
 
 NO_ROWS = "The record holds nothing for this table."
@@ -58,22 +58,20 @@ def markdown(filled: Filled, path: Callable[[str], str] | None = None) -> str:
     said: set[str] = set()
     parts = [f"# {filled.layout.title}", filled.layout.about]
     for group, tables in filled.parts:
-        parts.append(f"## {_md(group.benchmark)}: {_md(group.measured)}")
+        parts.append(f"## {md(group.benchmark)}: {md(group.measured)}")
         parts += [text for table in tables for text in _blocks(table, runs if path else None, said)] or [NO_ROWS]
         parts += _unread(group)
     if not filled.parts:
         parts.append(NO_ROWS)
     if path and runs:
-        lines = [
-            f"[^{n}]: [{_md(row['key'])}: {_md(row['name'])}]({path(run_id)})" for run_id, (n, row) in runs.items()
-        ]
+        lines = [f"[^{n}]: [{md(row['key'])}: {md(row['name'])}]({path(run_id)})" for run_id, (n, row) in runs.items()]
         parts.append("\n".join(lines))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def latex(filled: Filled) -> str:
     r"""The tables for `\input`, with booktabs; errors in brackets, in units of the last digit."""
-    parts = [f"% {_tex(filled.layout.title)}", r"% needs \usepackage{booktabs}", ""]
+    parts = [f"% {tex(filled.layout.title)}", r"% needs \usepackage{booktabs}", ""]
     tables = [(group, table) for group, tables in filled.parts for table in tables]
     for group, table in tables:
         parts += _latex_table(group, table, filled.layout)
@@ -111,24 +109,24 @@ def links(filled: Sequence[Filled], path: Callable[[str], str]) -> str:
 def _blocks(table: Table, runs: dict[str, tuple[int, pd.Series[Any]]] | None, said: set[str]) -> list[str]:
     """`said`: the notes of the tables before, which are not repeated."""
     head = [*table.stub, *table.columns]
-    lines = [_line(map(_md, head)), "|" + ":--|" * len(table.stub) + _aligned(table)]
+    lines = [_line(map(md, head)), "|" + ":--|" * len(table.stub) + _aligned(table)]
     sources = table.sources
     for line in table.lines:
         shown = [_md_cell(cell, sources) + _footnote(cell, runs) for cell in line.cells]
-        lines.append(_line([*map(_md, line.labels), *shown]))
+        lines.append(_line([*map(md, line.labels), *shown]))
     notes = [note for note in _notes(table) if note not in said]
     said.update(notes)
-    cited = "\n".join(f"- \\[{n}\\] {_md(name)}" for n, name in enumerate(sources, 1))
-    return [f"### {_md(table.title)}", "\n".join(lines), " ".join(map(_md, notes)), cited]
+    cited = "\n".join(f"- \\[{n}\\] {md(name)}" for n, name in enumerate(sources, 1))
+    return [f"### {md(table.title)}", "\n".join(lines), " ".join(map(md, notes)), cited]
 
 
 def _md_cell(cell: Cell, sources: Sequence[str]) -> str:
     if cell.printed:
-        return "; ".join(f"{_md(value)} \\[{_numbers(names, sources)}\\]" for value, names in cell.printed)
-    text = _md(_shown(cell))
+        return "; ".join(f"{md(value)} \\[{_numbers(names, sources)}\\]" for value, names in cell.printed)
+    text = md(_shown(cell))
     if cell.lowest:
         text = f"**{text}**"
-    return text + " ~" * cell.tied + (f" {_md(cell.after)}" if cell.after else "")
+    return text + " ~" * cell.tied + (f" {md(cell.after)}" if cell.after else "")
 
 
 def _footnote(cell: Cell, runs: dict[str, tuple[int, pd.Series[Any]]] | None) -> str:
@@ -148,24 +146,24 @@ def _latex_table(group: Comparable, table: Table, layout: Layout) -> list[str]:
     lines = [
         rf"\begin{{{environment}}}",
         rf"\centering{size}\setlength{{\tabcolsep}}{{3pt}}",
-        rf"\caption{{{' '.join(_tex(note) for note in notes if note)}}}",
+        rf"\caption{{{' '.join(tex(note) for note in notes if note)}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        _row(map(_tex, [*table.stub, *table.columns])),
+        _row(map(tex, [*table.stub, *table.columns])),
         r"\midrule",
     ]
     for line in table.lines:
-        lines.append(_row([*map(_tex, line.labels), *(_tex_cell(cell, sources) for cell in line.cells)]))
-    return [*lines, *_closing(environment)]
+        lines.append(_row([*map(tex, line.labels), *(_tex_cell(cell, sources) for cell in line.cells)]))
+    return [*lines, *closing(environment)]
 
 
 def _tex_cell(cell: Cell, sources: Sequence[str]) -> str:
     if cell.printed:
-        return "; ".join(f"{_tex(value)}~[{_numbers(names, sources)}]" for value, names in cell.printed)
-    text = _tex(concise(cell.row) if cell.row is not None and cell.has_fid else _shown(cell))
+        return "; ".join(f"{tex(value)}~[{_numbers(names, sources)}]" for value, names in cell.printed)
+    text = tex(concise(cell.row) if cell.row is not None and cell.has_fid else _shown(cell))
     if cell.lowest:
         text = rf"\textbf{{{text}}}"
-    return text + r"$\sim$" * cell.tied + (f"~[{_tex(cell.after[1:-1])}]" if cell.after else "")
+    return text + r"$\sim$" * cell.tied + (f"~[{tex(cell.after[1:-1])}]" if cell.after else "")
 
 
 def _shown(cell: Cell) -> str:
@@ -208,7 +206,7 @@ def _plain(value: Any) -> Any:
 def _unread(group: Comparable) -> list[str]:
     if not group.unread:
         return []
-    return [f"{len(group.unread)} files could not be read from MLflow: {', '.join(map(_md, group.unread))}."]
+    return [f"{len(group.unread)} files could not be read from MLflow: {', '.join(map(md, group.unread))}."]
 
 
 def _notes(table: Table) -> list[str]:

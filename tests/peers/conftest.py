@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import sys
 
 import pytest
@@ -14,16 +12,9 @@ from tests.peers.comparison import Replaced
 
 
 @pytest.fixture(scope="session")
-def k_diffusion():
-    """Module k_diffusion.sampling. The package itself is not run: it imports what only training with it needs."""
-    spec = importlib.util.find_spec("k_diffusion")
-    if spec is None:
-        pytest.skip("k-diffusion is not installed; make does it")
-    for needed in ("torchsde", "torchdiffeq"):
-        pytest.importorskip(needed, reason=f"k_diffusion.sampling needs {needed}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "k_diffusion", importlib.util.module_from_spec(spec))
-        return importlib.import_module("k_diffusion.sampling")
+def k_diffusion(k_diffusion_package):
+    """Module k_diffusion.sampling."""
+    return k_diffusion_package.sampling
 
 
 @pytest.fixture(scope="session")
