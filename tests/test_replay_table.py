@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.comparison import Estimate
@@ -57,6 +57,9 @@ def test_what_is_not_rounded_comes_back_as_it_was(tmp_path):
 @given(
     st.lists(st.tuples(NORMAL, NORMAL, st.lists(st.floats(-8, 8), min_size=3, max_size=3)), min_size=1, max_size=4),
 )
+@example([(1.0, 6.103515625e-05, [1.0, 1.0, 1.0])])
+@example([(1.0, 1.0, [-1.0, -1.0, -1.0])])
+@example([(1.0, 1.0, [5e-324, 0.0, 0.0])])
 def test_rounding_is_within_its_bounds(tmp_path_factory, drawn):
     def score(fid, deviations):
         return Estimate.of(200, fid, tuple(fid + fid * 0.01 * each for each in deviations))

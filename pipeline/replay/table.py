@@ -222,10 +222,13 @@ def _parts(spec: TrialSpec) -> dict[str, Any]:
 
 
 def _packed(name: str, scores: Sequence[Estimate]) -> dict[str, Array]:
-    spread = [(np.asarray(score.leave_one_out) - score.fid) / (score.se or 1.0) for score in scores]
+    groups = [np.asarray(score.leave_one_out) - score.fid for score in scores]
+    # Under the name of the error, which it was at first: any scale reads back, and this one cannot overflow.
+    scales = np.array([np.abs(each).max(initial=0.0) for each in groups], np.float32)
+    spread = [each / scale if scale else 0 * each for each, scale in zip(groups, scales.astype(float), strict=True)]
     return {
         f"{name}_fid": np.array([score.fid for score in scores], np.float32),
-        f"{name}_se": np.array([score.se for score in scores], np.float32),
+        f"{name}_se": scales,
         f"{name}_groups": np.array(spread, np.float16),
     }
 
