@@ -25,8 +25,11 @@ SCHEMA = f"{FAMILY}{REVISION}"
 REQUIRED = ("schema", "method", "benchmark", "spec", "solver", "plan")
 
 
-def card(result: TrialResult) -> dict[str, Any]:
-    """The card of a scored trial, plain JSON values."""
+def card(result: TrialResult, confirmed: TrialResult | None = None) -> dict[str, Any]:
+    """The card of a scored trial, plain JSON values.
+
+    `confirmed` is the same plan's result on seeds that the search never saw: its score is not the lowest of many.
+    """
     score = {
         "fid": result.fid,
         "fid_se": result.fid_se,
@@ -48,6 +51,10 @@ def card(result: TrialResult) -> dict[str, Any]:
         "reference_hash": result.reference_hash,
     }
     written = _card(describe(result), benchmark, result.spec, result.solver, result.plan, result.walk)
+    if confirmed is not None:
+        names = ("fid", "fid_se", "fid_corrected", "fid_infinity")
+        again = {name: getattr(confirmed, name) for name in names}
+        written["confirmed"] = again | {"images": confirmed.spec.images, "first_seed": confirmed.spec.first_seed}
     return written | {"result": score, "revision": result.git_revision, "versions": dict(result.versions)}
 
 

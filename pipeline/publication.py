@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipeline import benchmarks, rerun
+from pipeline.card import card as card_of
 from pipeline.card import write_card
 from pipeline.entry import Entry, file_digests, flat
 from pipeline.marks import marks
@@ -143,13 +144,14 @@ def _read(study: Study, uri: str) -> pd.DataFrame:
 def _cards(folder: Path, front: Sequence[str], records: Sequence[TrialRecord]) -> Path:
     """The cards of the front, and their pictures."""
     results = {item.key: item.result for item in records}
+    by_plan = {item.result.plan.digest: item.result for item in records if item.role == "confirmed" and item.result}
     cards = []
     for key in front:
         result = results[key]
         if result is None:
             continue
         card = folder / f"nfe-{result.nfe:02g}.json"
-        write_card(card, result)
+        write_card(card, card_of(result, by_plan.get(result.plan.digest)))
         cards.append(card)
         if benchmarks.load(result.spec.benchmark).spec.quantise:
             rerun.sample(card, card.with_suffix(".png"))

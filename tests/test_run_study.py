@@ -1,6 +1,7 @@
 """A whole study through one call: the record follows the truth, whatever MLflow or the user does in between."""
 
 import io
+import json
 
 import pytest
 import yaml
@@ -139,6 +140,18 @@ def test_the_summary_fits_eighty_columns_and_names_every_file(study_file, tmp_pa
     front = outcome.front()
     assert list(front["fid"]) == sorted(front["fid"], reverse=True)
     assert all(name.rsplit(" · ", 1)[0] in text for name in front["name"])
+
+
+def test_a_front_card_says_what_its_plan_scored_on_seeds_that_chose_nothing(study_file, tmp_path):
+    outcome = search(study_file, tmp_path)
+    confirmed = outcome.frame[outcome.frame["role"].eq("confirmed")].set_index("plan")
+    cards = [json.loads(path.read_text()) for path in outcome.files["front"].glob("*.json")]
+    assert cards
+    for card in cards:
+        row = confirmed.loc[card["plan_digest"]]
+        assert card["confirmed"]["fid"] == pytest.approx(row["fid"], rel=1e-5)
+        assert card["confirmed"]["first_seed"] == row["first_seed"] != card["result"]["first_seed"]
+        assert card["confirmed"]["images"] == row["images"]
 
 
 def test_a_card_that_left_the_front_is_taken_away(study_file, tmp_path):

@@ -39,7 +39,10 @@ def _told(source: Source) -> Iterator[tuple[str, str]]:
     card, plan = source.card, source.plan
     yield "method", str(card["method"])
     yield "NFE", _nfe(card, plan)
-    yield "FID", _fid(card)
+    score, again = _score(card), _score(card, "confirmed")
+    yield "FID", _fid(score, "result") + (", which chose it" if again else "")
+    if again:
+        yield "confirmed", _fid(again, "confirmed") + ", which chose nothing"
     benchmark = card["benchmark"]
     yield "benchmark", f"{benchmark.get('name')} version {benchmark.get('version')}"
     yield "reference", str(benchmark.get("reference_hash"))
@@ -58,37 +61,36 @@ def _nfe(card: Mapping[str, Any], plan: Plan) -> str:
     score = _score(card)
     if not score:
         return words
-    setup = _number(score, "setup_nfe", 0.0)
+    setup = _number(score, "setup_nfe", default=0.0)
     once = f"; finding the plan took {setup:g} more, once" if setup else ""
     return f"{words}, {_number(score, 'nfe'):g} measured{once}"
 
 
-def _fid(card: Mapping[str, Any]) -> str:
-    score = _score(card)
+def _fid(score: Mapping[str, Any], where: str) -> str:
     if not score:
         return "not measured"
-    images, first = int(_number(score, "images")), int(_number(score, "first_seed"))
-    error = _number(score, "fid_se")
+    images, first = int(_number(score, "images", where)), int(_number(score, "first_seed", where))
+    error = _number(score, "fid_se", where)
     # The error to two digits, and as many places to what it is the error of.
     places = min(max(0, 1 - math.floor(math.log10(error))), 12) if error > 0 else 4
-    fid, corrected = (f"{_number(score, key):.{places}f}" for key in ("fid", "fid_corrected"))
+    fid, corrected = (f"{_number(score, key, where):.{places}f}" for key in ("fid", "fid_corrected"))
     return (
         f"{fid} ± {error:.{places}f} ({corrected} with the bias of the number of images taken off), {images:,} images, "
         f"seeds {first}-{first + images - 1}"
     )
 
 
-def _score(card: Mapping[str, Any]) -> Mapping[str, Any]:
-    score = card.get("result", {})
+def _score(card: Mapping[str, Any], name: str = "result") -> Mapping[str, Any]:
+    score = card.get(name, {})
     if not isinstance(score, Mapping):
-        raise SpecError("has the wrong type", path="result", given=harmless(score), allowed="a mapping")
+        raise SpecError("has the wrong type", path=name, given=harmless(score), allowed="a mapping")
     return score
 
 
-def _number(score: Mapping[str, Any], key: str, default: float | None = None) -> float:
+def _number(score: Mapping[str, Any], key: str, where: str = "result", default: float | None = None) -> float:
     value = score.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise SpecError("is not a finite number", path=f"result.{key}", given=harmless(value))
+        raise SpecError("is not a finite number", path=f"{where}.{key}", given=harmless(value))
     return float(value)
 
 

@@ -126,6 +126,23 @@ def test_a_score_that_is_no_number_is_refused(target, score, path):
     card = source("euler")
     with pytest.raises(SpecError, match=path):
         text(target, Source(card.spec, card.plan, {**card.card, "result": score}))
+    again = path.replace("result", "confirmed")
+    if path != "result.nfe":  # a confirmation is of the same plan
+        with pytest.raises(SpecError, match=again):
+            text(target, Source(card.spec, card.plan, {**card.card, "result": SCORE, "confirmed": score}))
+
+
+@every_target
+def test_the_header_says_which_score_chose_the_plan(target):
+    card = source("euler")
+    again = SCORE | {"fid": 3.25, "fid_se": 0.5, "first_seed": 5000}
+    plain = text(target, Source(card.spec, card.plan, {**card.card, "result": SCORE}))
+    confirmed = text(target, Source(card.spec, card.plan, {**card.card, "result": SCORE, "confirmed": again}))
+    assert "confirmed" not in plain.partition("import")[0]
+    head = confirmed.partition("import")[0]
+    assert "which chose it" in head
+    assert f"confirmed 3.25 ± 0.50 ({SCORE['fid_corrected']:.2f}" in head
+    assert f"seeds 5000-{5000 + SCORE['images'] - 1}, which chose nothing" in head
 
 
 @pytest.mark.parametrize(
