@@ -26,7 +26,7 @@ TOLD = {
     Record: ("log", "mark_front", "attach", "describe_study", "name_settings", "set_leaderboard_view", "finish"),
 }
 # MLflow's store and browser pages bring warnings of their own.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 
 
 class Clock:
