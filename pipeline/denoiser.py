@@ -20,15 +20,17 @@ class Denoiser(Protocol):
 class Meter:
     """Counts what really reaches the network: `calls`, and `rows` (images per call, summed).
 
-    NFE is rows / images. Rows, not calls, so that guidance (two rows an image) and ragged batches come out right.
+    NFE is rows / images. Rows, not calls, so that guidance (two rows an image) and ragged batches come out right: a
+    denoiser that shows its network an image more than once a call says how often, as `rows_per_image`.
     """
 
     def __init__(self, network: Denoiser) -> None:
         self.network = network
+        self.rows_per_image: int = getattr(network, "rows_per_image", 1)
         self.calls = 0
         self.rows = 0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         self.calls += 1
-        self.rows += x.shape[0]
+        self.rows += self.rows_per_image * x.shape[0]
         return self.network(x, sigma)
