@@ -48,6 +48,7 @@ def plan(
     from pipeline.card import plan_card, write_card
 
     held = rerun.load_benchmark(benchmark, "benchmark")
+    trial.check_rows(held)
     spec = plan_options.spec(
         benchmark,
         baseline,

@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import card_commands, export_commands, replay_commands, report_commands, transfer_commands
+from pipeline import (
+    card_commands,
+    convert_commands,
+    export_commands,
+    reference_commands,
+    replay_commands,
+    report_commands,
+    transfer_commands,
+)
 from pipeline.registry import SpecError
 from pipeline.terminal import AsJson, console, writing
 
@@ -237,7 +245,9 @@ def ui(
 
 
 app.add_typer(card_commands.app)
+app.add_typer(convert_commands.app)
 app.add_typer(export_commands.app)
+app.add_typer(reference_commands.app)
 app.add_typer(replay_commands.app)
 app.add_typer(transfer_commands.app)
 app.add_typer(report_commands.app, name="report")

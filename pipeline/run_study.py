@@ -251,6 +251,8 @@ def _record(study: Study, uri: str) -> Record:
 def _identity(study: Study, benchmark: Benchmark) -> dict[str, Any]:
     # Hashes of what the reference is made from, not of its bytes: another processor may round those otherwise.
     measured_by = {"model": benchmark.model_hash, "features": benchmark.extractor.hash}
+    if benchmark.reference_sha256 is not None:
+        measured_by["reference_file"] = benchmark.reference_sha256
     return study.identity() | {"benchmark_version": benchmark.version} | measured_by
 
 

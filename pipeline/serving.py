@@ -18,7 +18,7 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
     group of their own, which is told together.
     """
     asked = False
-    # nosec: our own argv, no shell.
+    # Our own argv, and no shell.
     process = subprocess.Popen(command, env=dict(environment), start_new_session=True)  # nosec B603
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -141,6 +141,20 @@ def memory_of(benchmark: Benchmark, folder: Path | None = None) -> Memory:
     return Memory(folder, context)
 
 
+def check_rows(benchmark: Benchmark) -> None:
+    """Refuse a network that takes several rows an evaluation: a plan's NFE is its length, and half of the truth there.
+
+    Its cards can be evaluated and sampled, for rows are counted at the network.
+
+    Raises:
+        SpecError: it does.
+    """
+    rows = getattr(benchmark.denoiser("cpu"), "rows_per_image", 1)
+    if rows != 1:
+        message = "is a guided network, which is not searched yet: NFE would be counted without guidance"
+        raise SpecError(message, path="benchmark", given=f"{rows} rows an evaluation", allowed="1")
+
+
 def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None) -> Prepared:
     """Place the sigmas, take the solver's decision on fixed calibration seeds, and trace.
 

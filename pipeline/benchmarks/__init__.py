@@ -6,15 +6,17 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
 from pipeline.denoiser import Denoiser
+from pipeline.metrics import reference_files
 from pipeline.metrics.distances import Reference
-from pipeline.metrics.features import FEATURES, Extractor, quantise
+from pipeline.metrics.features import FEATURES, Extractor, name_of, quantise
 from pipeline.metrics.moments import Moments
+from pipeline.metrics.reference_files import ImageReference, StoredReference
 from pipeline.models import MODELS, Model
 from pipeline.registry import SpecError
 from pipeline.yaml_file import mistake, read
@@ -23,8 +25,10 @@ FOLDER = Path(__file__).parent
 
 
 class Card(BaseModel):
-    """What a benchmark's YAML says. `reference`: moments of the model's data, or its exact ones.
+    """What a benchmark's YAML says. `reference`: moments of the model's data, or its exact ones, or a file's path.
 
+    `features`: an extractor's name, or a mapping with its name and fields. Paths begin at the card's folder.
+    `reference_sha256`: that of the reference's file, which must be this one then.
     `published` is free: numbers that papers printed for this network, each with its source.
     """
 
@@ -35,13 +39,21 @@ class Card(BaseModel):
     title: str
     description: str
     model: dict[str, Any]
-    features: str
+    features: str | dict[str, Any]
     quantise: bool
-    reference: Literal["data", "exact"]
+    reference: str
+    reference_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     sigma_min: float = Field(gt=0, allow_inf_nan=False)
     sigma_max: float = Field(gt=0, allow_inf_nan=False)
     sigma_source: str
     published: dict[str, Any]
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _one_complaint(cls, value: object) -> object:
+        if not isinstance(value, str | dict):
+            raise SpecError("has the wrong type", given=value, allowed="a name, or a mapping with a name")
+        return value
 
 
 @runtime_checkable
@@ -63,12 +75,14 @@ class Benchmark:
     """A card made real: `model` and `extractor` are built, the reference is computed when it is first asked for.
 
     `device` is where its images are sampled. What is calibrated is calibrated on the CPU, alike everywhere.
+    `file` is the reference that the card names by a path.
     """
 
     spec: Card
     model: Model
     extractor: Extractor
     device: str = "cpu"
+    file: StoredReference | ImageReference | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +97,7 @@ class Benchmark:
     @property
     def card(self) -> dict[str, Any]:
         """The card as plain JSON values."""
-        return self.spec.model_dump(mode="json")
+        return self.spec.model_dump(mode="json", exclude_unset=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,11 +120,15 @@ class Benchmark:
 
     def features(self, samples: Tensor) -> Tensor:
         """Features of samples in data units (B, C, H, W) -> (B, d), quantised first where the card says so."""
-        return self.extractor(quantise(samples) if self.spec.quantise else samples)
+        decode = getattr(self.model, "decode", None)  # of a model that samples latents
+        images = samples if decode is None else decode(samples)
+        return self.extractor(quantise(images) if self.spec.quantise else images)
 
     @functools.cached_property
     def reference(self) -> Reference:
         """What samples are compared with."""
+        if self.file is not None:
+            return self.file.reference
         if self.spec.reference == "exact" and isinstance(self.model, _HasMoments):
             return Reference(self.model.mean.numpy(), self.model.covariance.numpy())
         if self.spec.reference == "data" and isinstance(self.model, _HasImages):
@@ -121,6 +139,11 @@ class Benchmark:
     def reference_hash(self) -> str:
         """SHA-256 of the reference's float64 bytes, 64 hex digits; the first 16 are enough to show."""
         return self.reference.hash
+
+    @property
+    def reference_sha256(self) -> str | None:
+        """SHA-256 of the file that the card names as its reference, 64 hex digits; None where it names none."""
+        return None if self.file is None else self.file.sha256
 
     @property
     def model_hash(self) -> str:
@@ -155,13 +178,13 @@ def _shipped(name: str) -> Benchmark:
 def _read(path: Path) -> Benchmark:
     content = read(path)
     try:
-        return from_card(content)
+        return from_card(content, path.parent)
     except SpecError as error:
         raise error.under(file=str(path)) from None
 
 
-def from_card(content: Any) -> Benchmark:
-    """Build a benchmark from a card's content.
+def from_card(content: Any, folder: Path = Path()) -> Benchmark:
+    """Build a benchmark from a card's content; relative paths in it begin at `folder`.
 
     Raises:
         SpecError: the first thing that is wrong with it.
@@ -179,11 +202,13 @@ def from_card(content: Any) -> Benchmark:
     except SpecError as error:
         raise error.under("model") from None
     try:
-        extractor = FEATURES.build({"name": card.features})
+        extractor = _extractor(card.features, folder)
+        extractor.dim(getattr(model, "image_shape", model.shape))
     except SpecError as error:
-        raise SpecError(error.message, given=error.given, allowed=error.allowed, path="features") from None
+        path = "features" if error.path in ("name", "") else f"features.{error.path}"
+        raise SpecError(error.message, given=error.given, allowed=error.allowed, path=path) from None
     if extractor.needs_pixels and not card.quantise:
-        raise SpecError(f"{card.features} takes pixels", path="quantise", given=False, allowed="true")
+        raise SpecError(f"{name_of(extractor)} takes pixels", path="quantise", given=False, allowed="true")
     if card.reference == "data" and not isinstance(model, _HasImages):
         raise SpecError("the model has no data", path="reference", given="data", allowed="exact")
     if card.reference == "data" and isinstance(model, _HasImages):
@@ -194,10 +219,39 @@ def from_card(content: Any) -> Benchmark:
     if card.reference == "exact":
         if not isinstance(model, _HasMoments):
             raise SpecError("the model has no exact moments", path="reference", given="exact", allowed="data")
-        if card.features != "identity" or card.quantise:
+        if name_of(extractor) != "identity" or card.quantise:
             raise SpecError("exact moments are those of unquantised samples", path="reference", given="exact",
                             allowed="features: identity with quantise: false")  # fmt: skip
-    return Benchmark(card, model, extractor)
+    if card.reference in ("data", "exact"):
+        if card.reference_sha256 is not None:
+            raise SpecError("is of a file, and the reference is none", path="reference_sha256", given=card.reference)
+        return Benchmark(card, model, extractor)
+    return Benchmark(card, model, extractor, file=_file(card, folder, extractor, model.shape))
+
+
+def _extractor(features: str | dict[str, Any], folder: Path) -> Extractor:
+    spec = {"name": features} if isinstance(features, str) else dict(features)
+    if isinstance(spec.get("weights"), str):
+        spec["weights"] = str(folder / spec["weights"])
+    return FEATURES.build(spec)
+
+
+def _file(card: Card, folder: Path, extractor: Extractor, shape: tuple[int, ...]) -> StoredReference | ImageReference:
+    if not reference_files.is_file(card.reference):
+        allowed = ["data", "exact", reference_files.FORMS]
+        raise SpecError("is not one of the choices", path="reference", given=card.reference, allowed=allowed)
+    try:
+        found = reference_files.opened(folder / card.reference, extractor, shape)
+    except SpecError as error:
+        given = error.given if error.given is not None else card.reference
+        raise SpecError(error.message, path="reference", given=given, allowed=error.allowed) from None
+    if not card.quantise and not (isinstance(found, StoredReference) and found.features is None):
+        raise SpecError("the reference is of pixels", path="quantise", given=False, allowed="true")
+    if card.reference_sha256 not in (None, found.sha256):
+        raise SpecError(
+            "the file is another", path="reference_sha256", given=card.reference_sha256, allowed=found.sha256
+        )
+    return found
 
 
 def _short(value: object) -> object:

@@ -83,7 +83,8 @@ class PythonModel:
 
     def denoiser(self, device: str = "cpu") -> Denoiser:
         """Its `denoise`, without gradients, on `device`."""
-        own = self._denoise(self._model if device == "cpu" else self._function(device))
+        model = self._model if device == "cpu" else self._function(device)
+        own = self._denoise(model)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             with torch.no_grad():
@@ -92,6 +93,8 @@ class PythonModel:
                 raise ValueError(f"{self.function}: denoise gave {tuple(denoised.shape)} for {tuple(x.shape)}")
             return denoised.to(x.dtype)
 
+        # A guided one says how often it shows its network an image, and is counted so.
+        denoise.rows_per_image = getattr(model, "rows_per_image", 1)  # type: ignore[attr-defined]  # as of a meter
         return denoise
 
     def draw(self, count: int, seed: int) -> Tensor:
