@@ -98,7 +98,7 @@ def _sigmas(axes: Axes, schedules: list[Schedule], names: list[str]) -> None:
         if schedule.sigmas[-1] == 0:
             # A last move to 0, which a logarithm has no place for.
             ring = {"markerfacecolor": "white", "markersize": 3.6, "clip_on": False}
-            axes.plot([right], [k], linestyle="", marker="o", color=colour, **ring)  # type: ignore[arg-type]
+            axes.plot([right], [k], linestyle="", marker="o", color=colour, **ring)  # type: ignore[arg-type]  # options by name
     axes.set(xscale="log", xlim=(max(positive) * ENDS, right), ylim=(len(schedules) - 0.5, -0.5))
     labels = [f"{schedule.name} ({count(schedule.nfe)})" for schedule in schedules]
     axes.set_yticks(range(len(schedules)), labels)

@@ -86,7 +86,7 @@ def _walk_table(walk: Mapping[str, Sequence[Any]], rows: list[pd.Series[Any]]) -
 
 def _short(value: object) -> str:
     try:
-        return f"{float(value):.4g}"  # type: ignore[arg-type]
+        return f"{float(value):.4g}"  # type: ignore[arg-type]  # what is no number is caught
     except (TypeError, ValueError):
         return ""
 

@@ -120,7 +120,7 @@ def _panel(standings: Standings, verdict: Verdict, files: TrialFiles, album: Alb
 
 
 def _rows(verdict: Verdict) -> tuple[pd.Series[Any] | None, pd.Series[Any] | None]:
-    return tuple(None if cell is None else cell.row for cell in (verdict.searched, verdict.baseline))  # type: ignore[return-value]
+    return tuple(None if cell is None else cell.row for cell in (verdict.searched, verdict.baseline))  # type: ignore[return-value]  # two, as the pair is
 
 
 def _summary(verdict: Verdict) -> str:
