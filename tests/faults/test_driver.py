@@ -84,7 +84,9 @@ def test_a_driver_killed_in_the_middle_goes_on_to_the_same_bytes(undisturbed, tm
     check_equal(file, tmp_path, whole)
 
 
-@pytest.mark.parametrize(("asked", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("asked", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.fault)]
+)
 def test_a_driver_that_is_asked_to_stop_says_how_to_go_on_within_three_seconds(undisturbed, tmp_path, asked, status):
     file, whole = undisturbed
     process = start(file, tmp_path)
@@ -108,6 +110,7 @@ def test_a_driver_that_is_asked_to_stop_says_how_to_go_on_within_three_seconds(u
     check_equal(file, tmp_path, whole)
 
 
+@pytest.mark.fault
 def test_nohup_stays_nohup(tmp_path):
     """A signal that the driver was told to ignore is ignored."""
     file = study_file(tmp_path, {"trials": 2, "confirm": None, "baselines": ["ddim"]})

@@ -224,6 +224,7 @@ def test_a_study_on_a_server_is_not_gone_on_with_in_a_file(drivers, tmp_path):
     assert not (tmp_path / "runs" / "first" / "study.db").exists()
 
 
+@pytest.mark.fault
 def test_a_user_who_may_not_make_tables_is_told_so(drivers, server, tmp_path):
     with server.connect(drivers.database) as connection:
         connection.execute("create role guest login password 'guest'")
@@ -233,6 +234,7 @@ def test_a_user_who_may_not_make_tables_is_told_so(drivers, server, tmp_path):
     assert not (tmp_path / "runs" / "first").exists()
 
 
+@pytest.mark.fault
 def test_a_wrong_password_is_told_without_it(drivers, server):
     address = server.address(drivers.database, "s3cr3t")
     text = finish(drivers.start("first", address=address), status=2)
