@@ -41,6 +41,10 @@ def imported(tree):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (node.module or "", *(f"{node.module}.{name.name}" for name in node.names))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            named = node.args[0]  # by name, which hides it from the two above
+            if isinstance(named, ast.Constant):
+                yield str(named.value)
 
 
 def test_nothing_that_is_read_is_run():
@@ -61,9 +65,10 @@ def test_nothing_that_is_read_is_run():
     assert found == []
 
 
-def test_only_the_check_of_a_server_opens_an_address():
-    """Nothing is downloaded: a file that ever is has to be checked by its hash, and to be named here."""
-    assert {path.name for path, tree in trees() if FETCHES & set(imported(tree))} == {"store.py"}
+def test_what_opens_an_address_is_named_here():
+    """The check whether a server answers, and the hub's files of a card that names a pipeline by its id."""
+    found = {f"{path.parent.name}/{path.name}" for path, tree in trees() if FETCHES & set(imported(tree))}
+    assert found == {"pipeline/store.py", "diffusers/folder.py"}
 
 
 @pytest.mark.parametrize(
