@@ -64,7 +64,7 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
     except SpecError as error:
         option = f"--{error.path.replace('_', '-')}"
         raise SpecError(error.message, path=option, given=error.given, allowed=error.allowed) from None
-    prepared = trial.Prepared(plan, spec.solver, 0, 0.0, 0.0)
+    prepared = trial.Prepared(plan, spec.solver, 0, 0.0, 0.0, rows_per_image=held.rows_per_image)
     with _about(card):
         try:
             parts = [trial.evaluate(plan, held, seeds, asked.shard_images) for seeds in asked.batches()]
@@ -89,7 +89,8 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
 def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:
     """Draw a card's samples as one picture."""
     _, plan, held = opened(card)
-    samples = trial.draw(plan, held.denoiser(), held.shape, range(first_seed, first_seed + images))
+    seeds = range(first_seed, first_seed + images)
+    samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds)
     return picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)
 
 

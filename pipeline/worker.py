@@ -19,7 +19,7 @@ from pipeline.plan import Plan
 from pipeline.portrait import Portrait, Sitting
 from pipeline.registry import SpecError
 from pipeline.teacher import Teacher, compare, teach
-from pipeline.trial import NotFiniteError, Prepared, ShardResult, TrialSpec, check_rows, evaluate, memory_of, prepare
+from pipeline.trial import NotFiniteError, Prepared, ShardResult, TrialSpec, evaluate, memory_of, prepare
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,6 @@ class Worker:
 
     def _done(self, task: Task) -> Outcome:
         if task.what == "prepare":
-            check_rows(self.benchmark)
             return prepare(task.spec, self.benchmark, self.memory)
         if task.what == "measure":
             assert task.part is not None

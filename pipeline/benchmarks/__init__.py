@@ -11,13 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
-from pipeline.denoiser import Denoiser
+from pipeline.denoiser import BatchDenoiser, Denoiser
 from pipeline.metrics import reference_files
 from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import FEATURES, Extractor, name_of, quantise
 from pipeline.metrics.moments import Moments
 from pipeline.metrics.reference_files import ImageReference, StoredReference
-from pipeline.models import MODELS, Model
+from pipeline.models import MODELS, Conditional, Model
 from pipeline.registry import SpecError
 from pipeline.yaml_file import mistake, read
 
@@ -114,9 +114,18 @@ class Benchmark:
         """The sigma that sampling starts from, in data units."""
         return self.spec.sigma_max
 
-    def denoiser(self, device: str | None = None) -> Denoiser:
-        """D(x; sigma) on `device`, the benchmark's own where none is named."""
-        return self.model.denoiser(device or self.device)
+    @functools.cached_property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes: 2 of a guided network. NFE counts them."""
+        told = getattr(self.model, "rows_per_image", None)
+        return int(getattr(self.model.denoiser("cpu"), "rows_per_image", 1) if told is None else told)
+
+    def denoiser(self, seeds: range, device: str | None = None) -> Denoiser:
+        """D(x; sigma) for the images of these seeds, in this order, on `device`, the benchmark's own by default."""
+        model, where = self.model, device or self.device
+        if not isinstance(model, Conditional):
+            return model.denoiser(where)
+        return BatchDenoiser(lambda part: model.denoiser_for(part, where), seeds, self.rows_per_image)
 
     def features(self, samples: Tensor) -> Tensor:
         """Features of samples in data units (B, C, H, W) -> (B, d), quantised first where the card says so."""

@@ -37,4 +37,13 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class Conditional(Protocol):
+    """A model whose images are not all drawn for the same: each has a class, say, which its seed alone decides."""
+
+    def denoiser_for(self, seeds: range, device: str = "cpu") -> Denoiser:
+        """D(x; sigma) for one batch, the images of these seeds in this order."""
+        ...
+
+
 MODELS: Registry[Model] = Registry("model", (__name__,))

@@ -70,6 +70,11 @@ class DiffusersModel:
             return self.shape
         return whole(self._decoder, "out_channels", 3), self._pixels * self.shape[1], self._pixels * self.shape[2]
 
+    @property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes."""
+        return len(self._rows)
+
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 of the networks' configurations, the scaling, the condition, and the bytes of the weights."""
