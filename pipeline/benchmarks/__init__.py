@@ -207,7 +207,7 @@ def from_card(content: Any, folder: Path = Path()) -> Benchmark:
     if card.sigma_min >= card.sigma_max:
         raise SpecError("is not below sigma_max", path="sigma_min", given=card.sigma_min, allowed=f"< {card.sigma_max}")
     try:
-        model = MODELS.build(card.model)
+        model = MODELS.build(_beside(card.model, folder))
     except SpecError as error:
         raise error.under("model") from None
     try:
@@ -236,6 +236,21 @@ def from_card(content: Any, folder: Path = Path()) -> Benchmark:
             raise SpecError("is of a file, and the reference is none", path="reference_sha256", given=card.reference)
         return Benchmark(card, model, extractor)
     return Benchmark(card, model, extractor, file=_file(card, folder, extractor, model.shape))
+
+
+def _beside(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A model's spec with its relative paths beginning at `folder`: the fields that its class calls `paths`.
+
+    What may be an id of a hub as well, its `paths_or_ids`, is a path where there is one, or where it begins like one.
+    """
+    name, spec = model.get("name"), dict(model)
+    cls = MODELS.get(name) if isinstance(name, str) and name in MODELS.names() else None
+    ids = getattr(cls, "paths_or_ids", ())
+    for key in (*getattr(cls, "paths", ()), *ids):
+        if isinstance(given := spec.get(key), str):
+            joined = folder / Path(given).expanduser()
+            spec[key] = str(joined) if key not in ids or given[:1] in (".", "~") or joined.exists() else given
+    return spec
 
 
 def _extractor(features: str | dict[str, Any], folder: Path) -> Extractor:

@@ -12,7 +12,10 @@ from pipeline.registry import Registry
 
 @runtime_checkable
 class Model(Protocol):
-    """A frozen description of a network or of a closed form; weights are loaded by `denoiser`, not before."""
+    """A frozen description of a network or of a closed form; weights are loaded by `denoiser`, not before.
+
+    A class may have `paths`, those of its fields that are paths, and `paths_or_ids`, those that a hub may know as well.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ class EdmModel:
     Raises:
         SpecError: no such file, not a checkpoint, not the one of that hash; no such class.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str
     label: int | None = None
