@@ -83,11 +83,13 @@ class Sitting:
         self._here = sigma, slope
 
     def end(self, plan: Plan, samples: Tensor, benchmark: Benchmark) -> None:
-        """Put down what was seen, with the images that came of it. `samples`: (B, C, H, W) in data units."""
+        """Put down what was seen, with the images that came of it. `samples`: (B, C, H, W), images or latents."""
         told = [(math.nan, math.nan) if bend is None else (_short(bend[0]), _short(bend[1])) for bend in self._bends]
         pixels = None
-        if benchmark.spec.quantise and samples.ndim == 4 and samples.shape[1] in CHANNELS:
-            pixels = quantise(samples[:PICTURES]).movedim(1, -1).contiguous().cpu().numpy()
+        if benchmark.spec.quantise and samples.ndim == 4:
+            images = benchmark.images(samples[:PICTURES])
+            if images.shape[1] in CHANNELS:
+                pixels = quantise(images).movedim(1, -1).contiguous().cpu().numpy()
         kappas, etas = (tuple(column) for column in zip(*told, strict=True)) if told else ((), ())
         self.portrait = Portrait((*self._sigmas, plan.sigmas[-1]), kappas, etas, self._images, pixels)
 

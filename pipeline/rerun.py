@@ -91,7 +91,7 @@ def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -
     _, plan, held = opened(card)
     seeds = range(first_seed, first_seed + images)
     samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds)
-    return picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)
+    return picture_grid(quantise(held.images(samples.nan_to_num())).movedim(1, -1).numpy(), out)
 
 
 def _shard(count: int) -> int:

@@ -62,6 +62,14 @@ class _HasImages(Protocol):
 
 
 @runtime_checkable
+class _Decodes(Protocol):
+    @property
+    def image_shape(self) -> tuple[int, ...]: ...
+
+    def decode(self, samples: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class _HasMoments(Protocol):
     @property
     def mean(self) -> Tensor: ...
@@ -127,10 +135,13 @@ class Benchmark:
             return model.denoiser(where)
         return BatchDenoiser(lambda part: model.denoiser_for(part, where), seeds, self.rows_per_image)
 
+    def images(self, samples: Tensor) -> Tensor:
+        """Samples as images in data units (B, C, H, W): themselves, or what the model's decoder makes of latents."""
+        return self.model.decode(samples) if isinstance(self.model, _Decodes) else samples
+
     def features(self, samples: Tensor) -> Tensor:
         """Features of samples in data units (B, C, H, W) -> (B, d), quantised first where the card says so."""
-        decode = getattr(self.model, "decode", None)  # of a model that samples latents
-        images = samples if decode is None else decode(samples)
+        images = self.images(samples)
         return self.extractor(quantise(images) if self.spec.quantise else images)
 
     @functools.cached_property
@@ -212,7 +223,8 @@ def from_card(content: Any, folder: Path = Path()) -> Benchmark:
         raise error.under("model") from None
     try:
         extractor = _extractor(card.features, folder)
-        extractor.dim(getattr(model, "image_shape", model.shape))
+        shape = model.image_shape if isinstance(model, _Decodes) else model.shape
+        extractor.dim(shape)
     except SpecError as error:
         path = "features" if error.path in ("name", "") else f"features.{error.path}"
         raise SpecError(error.message, given=error.given, allowed=error.allowed, path=path) from None
@@ -235,7 +247,7 @@ def from_card(content: Any, folder: Path = Path()) -> Benchmark:
         if card.reference_sha256 is not None:
             raise SpecError("is of a file, and the reference is none", path="reference_sha256", given=card.reference)
         return Benchmark(card, model, extractor)
-    return Benchmark(card, model, extractor, file=_file(card, folder, extractor, model.shape))
+    return Benchmark(card, model, extractor, file=_file(card, folder, extractor, shape))
 
 
 def _beside(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.denoiser import Denoiser
 from pipeline.models import MODELS
-from pipeline.networks.checkpoint import Checkpoint, read_checkpoint
+from pipeline.models.checkpoint_file import CheckpointFile
+from pipeline.models.classes import drawn_classes
+from pipeline.models.edm_latents import Edm2Decoder
 from pipeline.networks.preconditioning import Preconditioner
 from pipeline.registry import SpecError, require
-
-# The stream of a seed that its class is drawn from: the last one, far from those of its noise.
-CLASS_STREAM = 2**64 - 1
 
 
 @MODELS.register("edm")
@@ -33,8 +31,15 @@ class EdmModel:
     its seed (`denoiser_for`). `fp16`: whether F runs in float16 on a CUDA device; null is as the network was trained.
     Elsewhere it runs in float32, as published. `sha256` is the file's, checked where it is given.
 
+    `guide` is a second checkpoint, that the first is led away from: D = D_guide + guidance (D_main - D_guide), two rows
+    an image. A smaller or less trained one of the same classes is autoguidance (Karras et al., 2024, arXiv 2406.02070),
+    one without classes classifier-free guidance (Ho and Salimans, 2022, arXiv 2207.12598). At 1 it is not asked.
+
+    `decoder` is the folder of diffusers' AutoencoderKL for a network of latents; null where it is of pixels, or where
+    latents are to be compared.
+
     Raises:
-        SpecError: no such file, not a checkpoint, not the one of that hash; no such class.
+        SpecError: no such file, not a checkpoint, not the one of that hash; no such class; parts that do not fit.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("path",)
@@ -43,32 +48,49 @@ class EdmModel:
     label: int | None = None
     fp16: bool | None = None
     sha256: str | None = None
+    guide: str | None = None
+    guidance: float = 1.0
+    guide_sha256: str | None = None
+    decoder: str | None = None
 
     def __post_init__(self) -> None:
+        require(math.isfinite(self.guidance) and self.guidance >= 1, "guidance", self.guidance, "1 or above")
         classes = self.classes
         if self.label is not None:
             require(0 <= self.label < classes, "label", self.label, f"0 to {classes - 1}" if classes else "null")
+        self._check_guide()
+        if self._latents is not None:
+            self._latents.check(self._network.img_channels)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """One image: (C, H, W)."""
+        """One image, or latent: (C, H, W)."""
         size = self._network.img_resolution
         return (self._network.img_channels, size, size)
 
     @property
-    def rows_per_image(self) -> int:
-        """Network rows that an evaluation of an image takes."""
-        return 1
+    def image_shape(self) -> tuple[int, ...]:
+        """One image as `decode` gives it: (C, H, W)."""
+        return self.shape if self._latents is None else self._latents.image_shape(self.shape)
 
     @property
     def classes(self) -> int:
         """How many classes the network has; 0 where it has none."""
         return self._network.label_dim
 
+    @property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes: the guide's is one too, whatever its size."""
+        return 1 if self._guide is None else 2
+
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of kind, arguments and weights, of the class, and of whether float16 may be used."""
-        named = f"{self._checkpoint.hash} label {self.label} fp16 {self._half}"
+        """SHA-256 of kind, arguments and weights of every network, of the class, and of whether float16 may be used."""
+        named = f"{self._main.checkpoint.hash} label {self.label} fp16 {self._half}"
+        if self._guide is not None:
+            named += f" guide {self._guide.checkpoint.hash} guidance {self.guidance!r}"
+        if self._latents is not None:
+            named += f" decoder {self._latents.hash}"
         return hashlib.sha256(named.encode()).hexdigest()
 
     def denoiser(self, device: str = "cpu") -> Denoiser:
@@ -79,75 +101,80 @@ class EdmModel:
         """
         if self.classes and self.label is None:
             raise SpecError("the network has classes: name one", path="label", allowed=f"0 to {self.classes - 1}")
-        return EdmDenoiser(self._on(device), None if self.label is None else [self.label], half=self._half)
+        return self._denoiser(device, None if self.label is None else [self.label])
 
     def denoiser_for(self, seeds: range, device: str = "cpu") -> Denoiser:
         """D for one batch, the images of these seeds in this order: each of the class that `drawn_classes` gives it."""
         if not self.classes or self.label is not None:
             return self.denoiser(device)
-        return EdmDenoiser(self._on(device), self.drawn_classes(seeds), half=self._half)
+        return self._denoiser(device, self.drawn_classes(seeds))
 
     def drawn_classes(self, seeds: range) -> list[int]:
         """A class for each seed, uniform and a function of the seed alone, as noise is."""
         require(self.classes > 0, "label", None, "a network with classes")
-        generators = (np.random.Generator(np.random.Philox(key=s, counter=CLASS_STREAM << 192)) for s in seeds)
-        return [int(generator.integers(self.classes)) for generator in generators]
+        return drawn_classes(seeds, self.classes)
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Samples as images in [-1, 1]: what the decoder makes of latents, (B, C, H, W). Pixels are themselves."""
+        return samples if self._latents is None else self._latents.decode(samples)
 
     def round_sigma(self, sigma: float) -> float:
-        """The nearest sigma that the network was trained for: its own steps for iDDPM, sigma itself for the others."""
-        return float(self._network.round_sigma(torch.tensor(sigma, dtype=torch.float64)))
+        """The nearest sigma that the network was trained for: its own steps for iDDPM, sigma itself for the others.
+
+        The step at 0 is that of 0 alone: NVlabs/edm generate.py:31 keeps its sigmas above the first one.
+        """
+        return self._network.nearest_step(sigma)
 
     def draw(self, count: int, seed: int) -> Tensor:
         """A trained network cannot be drawn from exactly."""
         raise NotImplementedError(f"{self.path} holds a trained network")
 
     def __getstate__(self) -> Mapping[str, Any]:
-        # A worker reads the file itself.
-        return {"path": self.path, "label": self.label, "fp16": self.fp16, "sha256": self.sha256}
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # a worker reads the files itself
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
             object.__setattr__(self, name, value)
 
     @functools.cached_property
-    def _checkpoint(self) -> Checkpoint:
-        file = Path(self.path).expanduser()
-        if self.sha256 is not None and file.is_file():
-            with file.open("rb") as opened:
-                found = hashlib.file_digest(opened, "sha256").hexdigest()
-            if found != self.sha256.lower():
-                raise SpecError("is another file than the card names", path="sha256", given=found, allowed=self.sha256)
-        try:
-            return read_checkpoint(file)
-        except SpecError as error:
-            raise self._in_file(error) from None
+    def _main(self) -> CheckpointFile:
+        return CheckpointFile(self.path, self.sha256)
 
     @functools.cached_property
+    def _guide(self) -> CheckpointFile | None:
+        if self.guide is None or self.guidance == 1:
+            return None
+        return CheckpointFile(self.guide, self.guide_sha256, "guide")
+
+    @functools.cached_property
+    def _latents(self) -> Edm2Decoder | None:
+        return None if self.decoder is None else Edm2Decoder(self.decoder)
+
+    @property
     def _network(self) -> Preconditioner:
-        checkpoint = self._checkpoint
-        try:
-            return checkpoint.network()
-        except SpecError as error:
-            raise self._in_file(error) from None
-
-    def _in_file(self, error: SpecError) -> SpecError:
-        # A card's error names the card as its file: what is wrong with the checkpoint is a mistake of the key `path`.
-        where = [error.file or self.path, *([error.path] if error.path else [])]
-        return SpecError(": ".join([*where, error.message]), path="path", given=error.given, allowed=error.allowed)
-
-    @functools.cached_property
-    def _networks(self) -> dict[str, Preconditioner]:
-        return {"cpu": self._network}
+        return self._main.network
 
     @property
     def _half(self) -> bool:
         return self._network.use_fp16 if self.fp16 is None else self.fp16
 
-    def _on(self, device: str) -> Preconditioner:
-        if device not in self._networks:
-            copy = self._checkpoint.network()
-            self._networks[device] = copy.to(device)
-        return self._networks[device]
+    def _check_guide(self) -> None:
+        if self.guide is None:
+            require(self.guidance == 1, "guidance", self.guidance, "1, or a `guide` to lead away from")
+            require(self.guide_sha256 is None, "guide_sha256", self.guide_sha256, "null without a `guide`")
+        if self._guide is None:
+            return
+        guide = self._guide.network
+        shape = (guide.img_channels, guide.img_resolution, guide.img_resolution)
+        if shape != self.shape:
+            raise SpecError("is of images of another shape", path="guide", given=list(shape), allowed=f"{self.shape}")
+        if guide.label_dim not in (0, self.classes):
+            allowed = f"0 or {self.classes}" if self.classes else "0"
+            raise SpecError("has other classes", path="guide", given=guide.label_dim, allowed=allowed)
+
+    def _denoiser(self, device: str, labels: Sequence[int] | None) -> EdmDenoiser:
+        guide = None if self._guide is None else self._guide.on(device)
+        return EdmDenoiser(self._main.on(device), labels, half=self._half, guide=guide, guidance=self.guidance)
 
 
 class EdmDenoiser:
@@ -156,8 +183,17 @@ class EdmDenoiser:
     `labels`: none, one for every image, or one for each image of the batch. `half` counts on CUDA devices only.
     """
 
-    def __init__(self, network: Preconditioner, labels: Sequence[int] | None = None, *, half: bool = False) -> None:
+    def __init__(
+        self,
+        network: Preconditioner,
+        labels: Sequence[int] | None = None,
+        *,
+        half: bool = False,
+        guide: Preconditioner | None = None,
+        guidance: float = 1.0,
+    ) -> None:
         self.network, self.labels, self.half = network, None, half
+        self.guide, self.guidance, self.rows_per_image = guide, guidance, 1 if guide is None else 2
         if labels is not None:
             device = next(network.parameters()).device
             self.labels = functional.one_hot(
@@ -171,14 +207,20 @@ class EdmDenoiser:
         return self.denoise(x, sigma, dtype)
 
     def denoise(self, x: Tensor, sigma: float, dtype: torch.dtype) -> Tensor:
-        """D with the network in this dtype.
+        """D with the networks in this dtype.
 
         Raises:
             SpecError: float16 was not enough: the answer is not finite for an x that is.
         """
+        denoised = self._of(self.network, x, sigma, dtype)
+        if self.guide is None:
+            return denoised
+        away = self._of(self.guide, x, sigma, dtype)
+        return away + self.guidance * (denoised - away)
+
+    def _of(self, network: Preconditioner, x: Tensor, sigma: float, dtype: torch.dtype) -> Tensor:
         with torch.no_grad():
-            denoised: Tensor = self.network(x, torch.tensor(sigma, dtype=torch.float32, device=x.device),
-                                            self.labels, dtype)  # fmt: skip
+            denoised: Tensor = network(x, torch.tensor(sigma, dtype=torch.float32, device=x.device), self.labels, dtype)
         if dtype == torch.float16 and not denoised.isfinite().all() and x.isfinite().all():
             raise SpecError(f"float16 overflowed at sigma {sigma:g}", path="fp16", given=True, allowed="false")
         return denoised.to(x.dtype)

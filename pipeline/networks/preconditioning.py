@@ -63,6 +63,10 @@ class Preconditioner(nn.Module, ABC):
         """The nearest sigma that the network was trained for."""
         return sigma
 
+    def nearest_step(self, sigma: float) -> float:
+        """As `round_sigma`, but that only 0 gives 0: at the last of the steps there is nothing left to denoise."""
+        return float(self.round_sigma(torch.tensor(sigma, dtype=torch.float64)))
+
     def forward(
         self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
@@ -155,6 +159,10 @@ class iDDPMPrecond(Preconditioner):
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The nearest of the trained steps, in the dtype of sigma."""
         return self.u[self._nearest(sigma)].to(sigma.dtype)
+
+    def nearest_step(self, sigma: float) -> float:
+        """Of the steps above 0, in float32 as they are stored; 0 for 0."""
+        return 0.0 if sigma == 0 else max(super().nearest_step(sigma), float(self.u[-2]))
 
     def _nearest(self, sigma: Tensor) -> Tensor:
         return (sigma.to(self.u).unsqueeze(-1) - self.u).abs().argmin(-1)

@@ -129,6 +129,9 @@ def test_it_is_fetched_once_and_later_needs_no_net(folder, hub, tmp_path):
 
 def test_without_a_net_it_says_what_to_fetch_and_where_to(tmp_path):
     (told,) = ask(tmp_path, NOWHERE, f"{ID}@v2")
-    command = f"`hf download {ID} --revision v2 --local-dir FOLDER`"
+    command = f"`hf download {ID} --revision v2 --local-dir tiny-ddpm`"
     assert told.startswith("source: is no folder here, nor whole in the hub's cache, nor to be fetched (")
-    assert told.endswith(f"given '{ID}'; allowed: {command} where there is a net; here FOLDER as the source")
+    assert (
+        f"given '{ID}'; allowed: {command} where there is a net, and that folder, brought here, as the source" in told
+    )
+    assert told.endswith("model_index.json, *config.json, *diffusion_pytorch_model*.safetensors")

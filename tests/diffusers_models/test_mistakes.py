@@ -187,11 +187,14 @@ def test_a_cards_source_is_a_folder_beside_it_or_an_id(saved, tmp_path, monkeypa
         assert (str(tmp_path) in str(raised.value)) == (source == "./none")
 
 
-@pytest.mark.parametrize("label", [None, -1, 4])
-def test_a_label_is_one_of_the_classes(tmp_path, label):
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [(None, "label: is another for each image: name one"), (-1, "label: is no class"), (4, "label: is no class")],
+)
+def test_a_label_is_one_of_the_classes(tmp_path, label, says):
     unet = component("UNet2DModel", **PIXELS | {"num_class_embeds": 4})
     write(tmp_path, "DDPMPipeline", unet=unet, scheduler=component("DDPMScheduler"))
-    assert "label: is no class" in told(tmp_path, label=label)
+    assert says in told(tmp_path, label=label)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +211,11 @@ def by_prompt(tmp_path_factory):
     [
         ({"prompt_embeds": torch.zeros(1, 5, 11)}, "prompt_embeds has the wrong shape"),
         ({"prompt_embeds": torch.zeros(5, 12)}, "prompt_embeds has the wrong shape"),
-        ({"prompt_embeds": torch.zeros(2, 5, 12)}, "prompt_embeds has the wrong shape"),
+        ({"prompt_embeds": torch.zeros(0, 5, 12)}, "prompt_embeds has the wrong shape"),
+        (
+            {"prompt_embeds": torch.zeros(3, 5, 12), "pooled_prompt_embeds": torch.zeros(2, 10)},
+            "embeddings: are not of one number of prompts, given [2, 3]",
+        ),
         ({"prompt_embeds": torch.zeros(1, 5, 12, dtype=torch.int64)}, "prompt_embeds has the wrong shape"),
         ({"negative_prompt_embeds": torch.zeros(1, 7, 12)}, "are not as long as the negative ones"),
         ({"negative_pooled_prompt_embeds": torch.zeros(1, 11)}, "negative_pooled_prompt_embeds has the wrong shape"),

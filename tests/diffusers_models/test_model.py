@@ -4,12 +4,15 @@ import pickle
 import shutil
 from dataclasses import replace
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 
-from pipeline.benchmarks import Benchmark, Card
-from pipeline.metrics.features import FEATURES
+from pipeline.benchmarks import Benchmark, Card, from_card
+from pipeline.metrics.features import FEATURES, quantise
 from pipeline.models import MODELS, Model
+from pipeline.portrait import PICTURES, Sitting
 from pipeline.registry import SpecError, to_spec
 from pipeline.trial import TrialSpec, draw, evaluate, prepare
 from tests.diffusers_models.pipelines import DECODER, DIT, SD3, component, embeddings, error, images, model, write
@@ -115,6 +118,28 @@ def test_the_rows_of_guidance_are_in_what_a_trial_costs(benchmark_of, guidance, 
     prepared = prepare(learned, benchmark)
     assert prepared.setup_rows == rows * prepare(learned, benchmark_of(label=5)).setup_rows > 0
     assert prepared.setup_nfe == prepared.setup_rows / 4
+
+
+def test_a_portrait_shows_what_latents_are_decoded_to(folder):
+    pixels = {"quantise": True, "model": {}}
+    shown = Benchmark(CARD.model_copy(update=pixels), model(folder, label=5), FEATURES.build({"name": "identity"}))
+    sitting, seeds = Sitting(), range(20)
+    plan = prepare(TrialSpec("dit", {"name": "euler"}, {"name": "edm", "num_steps": 3}), shown).plan
+    evaluate(plan, shown, seeds, sitting=sitting)
+    latents = draw(plan, shown.model.denoiser(), shown.shape, seeds)[:PICTURES]
+    found = sitting.portrait.pixels
+    assert found.shape == (PICTURES, 8, 8, 3)
+    assert np.array_equal(found, quantise(shown.model.decode(latents)).movedim(1, -1).numpy())
+    assert torch.equal(shown.images(latents), shown.model.decode(latents))
+
+
+def test_the_reference_of_a_network_of_latents_is_of_images(folder, tmp_path):
+    for at in range(3):
+        PIL.Image.new("RGB", (8, 8), (80 * at, 10, 200)).save(tmp_path / f"{at}.png")
+    content = CARD.model_dump() | {"quantise": True, "reference": str(tmp_path)}
+    content["model"] = {"name": "diffusers", "source": str(folder), "label": 5}
+    held = from_card(content)
+    assert (held.shape, held.model.image_shape, held.reference.mean.shape) == ((4, 4, 4), (3, 8, 8), (192,))
 
 
 def test_an_image_is_of_its_seed_alone(benchmark_of):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import math
 from collections.abc import Mapping
@@ -16,8 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.models import MODELS
-from pipeline.models.diffusers import folder
-from pipeline.models.diffusers.condition import Condition, Row, whole
+from pipeline.models.classes import drawn_classes
+from pipeline.models.diffusers import component, folder, prompt_file
+from pipeline.models.diffusers.autoencoder import Autoencoder
+from pipeline.models.diffusers.condition import NAMES, UNREAD, Condition, Row
+from pipeline.models.diffusers.network_denoiser import NetworkDenoiser
 from pipeline.models.diffusers.networks import FORMS, Form
 from pipeline.models.diffusers.scaling import Scaling, VarianceExploding, scaling_of
 from pipeline.registry import SpecError, require
@@ -28,11 +30,13 @@ from pipeline.registry import SpecError, require
 class DiffusersModel:
     """The network in the pipeline's folder `source`, or in the hub's of that id, at `revision`.
 
-    All images are drawn for one condition: a class `label`, or a prompt's `embeddings`, the path of a file of
-    safetensors with `prompt_embeds`, `pooled_prompt_embeds` and, for guidance, `negative_` ones. `guidance` is
-    classifier-free (Ho and Salimans, 2022, arXiv 2207.12598), two rows an image but at 1; a network that was taught by
-    a guided one is told it, one row. `size`: height and width as the network sees them, where not its own. `dtype` is
-    the weights'; the state stays in that of x. A pipeline's clipping and thresholding are its sampler's: none here.
+    Images are drawn for a class `label`, null where each has one drawn from its seed, or for prompts, in their order by
+    seed: `embeddings` is the path of a file of safetensors with `prompt_embeds`, `pooled_prompt_embeds` and, for
+    guidance, `negative_` ones; `prompts` that of a text file, one a line, which the pipeline's own encoders read, with
+    `negative_prompt` for guidance. `guidance` is classifier-free (Ho and Salimans, 2022, arXiv 2207.12598), two rows an
+    image but at 1; a network that was taught by a guided one is told it, one row. `size`: height and width as the
+    network sees them, where not its own. `dtype` is the weights'; the state stays in that of x. `sha256` is that of the
+    weights (`folder.checksum`). A pipeline's clipping and thresholding are its sampler's: none here.
 
     Raises:
         SpecError: it is not here and cannot be fetched, is pickled, damaged, or of a kind that is not understood.
@@ -48,6 +52,9 @@ class DiffusersModel:
     guidance: float = 1.0
     size: int | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    prompts: str | None = None
+    negative_prompt: str | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.guidance) and self.guidance >= 1, "guidance", self.guidance, "1 or above")
@@ -56,7 +63,16 @@ class DiffusersModel:
             raise SpecError(
                 "needs the package diffusers", path="name", given="diffusers", allowed="pip install diffusers"
             )
-        _ = self._rows, self._files
+        if self.prompts is None:
+            require(self.negative_prompt is None, "negative_prompt", self.negative_prompt, "null without `prompts`")
+        elif self.embeddings is not None:
+            raise SpecError("are given twice", path="prompts", given=self.prompts, allowed="null with `embeddings`")
+        _ = self._outline, self._files
+        if self.sha256 is not None:
+            found = folder.checksum(self._folder, self._files, self._sums)
+            if found != self.sha256.lower():
+                raise SpecError("are other weights than the card names", path="sha256", given=found,
+                                allowed=self.sha256)  # fmt: skip
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -69,47 +85,76 @@ class DiffusersModel:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """One image as `decode` gives it: (C, H, W)."""
-        if not self._form.latent:
-            return self.shape
-        return whole(self._decoder, "out_channels", 3), self._pixels * self.shape[1], self._pixels * self.shape[2]
+        return self.shape if self._autoencoder is None else self._autoencoder.image_shape(self.shape)
 
     @property
     def rows_per_image(self) -> int:
         """Network rows that an evaluation of an image takes."""
-        return len(self._rows)
+        return len(self._outline)
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of the networks' configurations, the scaling, the condition, and the bytes of the weights."""
-        told = {
+        """SHA-256 of the networks' configurations, the scaling, the condition, and the bytes of the weights.
+
+        Where prompts are read here, of them, and of the encoders' files too.
+        """
+        told: dict[str, Any] = {
             "network": self._form.network,
-            "config": _public(self._config),
-            "decoder": _public(self._decoder) if self._form.latent else None,
+            "config": component.public(self._config),
+            "decoder": None if self._autoencoder is None else component.public(self._autoencoder.config),
             "scaling": self._scaling.to_json(),
             "condition": [self.label, self.guidance, self.size, self.dtype],
         }
-        return folder.digest(told, [*self._files, *([Path(self.embeddings)] if self.embeddings else [])])
+        sums = [*self._sums, *folder.sums([Path(self.embeddings)] if self.embeddings else [])]
+        if self._texts is not None:
+            told["prompts"] = [*self._texts.prompts, self.negative_prompt]
+            sums += folder.sums(self._texts.settings)
+        return folder.digest(told, sums)
 
     def denoiser(self, device: str = "cpu") -> NetworkDenoiser:
-        """D on `device`; loaded once for each."""
+        """D on `device`, where all images are drawn for one condition; loaded once for each.
+
+        Raises:
+            SpecError: each image has a class or a prompt of its own.
+        """
+        if self._conditions(self._rows(device)) > 1:
+            key = "label" if "class_labels" in self._outline[0] else "prompts" if self.prompts else "embeddings"
+            raise SpecError("is another for each image: name one", path=key, given=getattr(self, key))
         if device not in self._loaded:
-            network = self._load(self._form.component, self._form.network, self.dtype).to(device)
-            rows = [{key: value.to(device) for key, value in row.items()} for row in self._rows]
-            self._loaded[device] = NetworkDenoiser(self._form, self._scaling, network, rows, self.guidance)
+            rows = [{key: value.to(device) for key, value in row.items()} for row in self._rows(device)]
+            self._loaded[device] = NetworkDenoiser(
+                self._form, self._scaling, self._networks(device), rows, self.guidance
+            )
         return self._loaded[device]
+
+    def denoiser_for(self, seeds: range, device: str = "cpu") -> NetworkDenoiser:
+        """D for one batch, the images of these seeds in this order.
+
+        Where there are several conditions, an image's class is drawn from its seed (`drawn_classes`), and its prompt is
+        that of the place seed mod number of prompts.
+        """
+        rows = self._rows(device)
+        count = self._conditions(rows)
+        if count == 1:
+            return self.denoiser(device)
+        by_class = "class_labels" in rows[0]
+        places = torch.tensor(drawn_classes(seeds, count) if by_class else [s % count for s in seeds],
+                              dtype=torch.int64)  # fmt: skip
+        each = [
+            {key: (value if len(value) == 1 else value[places]).to(device) for key, value in row.items()}
+            for row in rows
+        ]
+        return NetworkDenoiser(self._form, self._scaling, self._networks(device), each, self.guidance)
 
     def decode(self, samples: Tensor) -> Tensor:
         """Samples as images in [-1, 1]: what the pipeline's decoder makes of latents, (B, C, H, W) float32 of any size.
 
         Pixels are themselves.
         """
-        if not self._form.latent:
+        if self._autoencoder is None:
             return samples
-        decoder, (factor, mean, std) = self._decoders(str(samples.device)), self._norms
-        latents = samples.float() * (std / factor).to(samples.device) + mean.to(samples.device)
-        with torch.no_grad():
-            images: Tensor = decoder.decode(latents).sample
-        return images
+        factor, mean, std = self._autoencoder.norms(self.shape[0])
+        return self._autoencoder.decode(samples.float() * (std / factor).to(samples.device) + mean.to(samples.device))
 
     def draw(self, count: int, seed: int) -> Tensor:
         """A network cannot be drawn from exactly."""
@@ -124,53 +169,42 @@ class DiffusersModel:
 
     @functools.cached_property
     def _folder(self) -> Path:
-        return folder.locate(self.source, self.revision)
+        return folder.locate(self.source, self.revision, texts=self.prompts is not None)
+
+    @functools.cached_property
+    def _index(self) -> dict[str, Any]:
+        return folder.read(self._folder / "model_index.json")
 
     @functools.cached_property
     def _form(self) -> Form:
-        index = folder.read(self._folder / "model_index.json")
-        name = str(index.get("_class_name"))
+        name = str(self._index.get("_class_name"))
         if name not in FORMS:
             raise SpecError("is of a kind that is not understood", path="source", given=name, allowed=list(FORMS))
         form = FORMS[name]
         for part, allowed in ((form.component, form.network), *([("vae", "AutoencoderKL")] if form.latent else [])):
-            given = index.get(part)
+            given = self._index.get(part)
             # An old DiT is saved under the name of the class that came before its own.
             if given not in (["diffusers", allowed], ["diffusers", allowed.removeprefix("DiT")]):
                 raise SpecError(f"has another {part}", path="source", given=given, allowed=f"diffusers' {allowed}")
         return form
 
+    @property
+    def _at(self) -> Path:
+        return folder.part(self._folder, self._form.component)
+
     @functools.cached_property
     def _config(self) -> dict[str, Any]:
-        return self._read(self._form.component)
+        return component.configuration(self._at, self._form.component)
 
     @functools.cached_property
-    def _decoder(self) -> dict[str, Any]:
-        return self._read("vae")
-
-    @property
-    def _pixels(self) -> int:
-        """How many along one side of a latent: the decoder doubles between its blocks."""
-        blocks = self._decoder.get("block_out_channels") if self._form.latent else None
-        return 2 ** (len(blocks) - 1) if isinstance(blocks, list) and blocks else 1
+    def _autoencoder(self) -> Autoencoder | None:
+        return Autoencoder(folder.part(self._folder, "vae")) if self._form.latent else None
 
     @functools.cached_property
-    def _norms(self) -> tuple[float, Tensor, Tensor]:
-        """What latents were multiplied by, their mean and their deviation before, each (1 or C, 1, 1)."""
-        held, channels = self._decoder, self.shape[0]
-        mean, std = held.get("latents_mean"), held.get("latents_std")
-        if mean is None or std is None:
-            mean, std = [0.0], [1.0]
-        try:
-            factor = float(held.get("scaling_factor", 0.18215))  # diffusers' default: an old decoder does not say it
-            shift = float(held.get("shift_factor") or 0)
-            norms = torch.tensor([mean, std], dtype=torch.float32)[..., None, None]
-            fits = norms.shape[1] in (1, channels) and factor > 0
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise SpecError("has no right scaling of latents", path="vae", given=held.get("scaling_factor"))
-        return factor, norms[0] + shift, norms[1]
+    def _texts(self) -> prompt_file.Texts | None:
+        if self.prompts is None:
+            return None
+        return prompt_file.Texts.found(self._folder, self._index, Path(self.prompts), self.negative_prompt)
 
     @functools.cached_property
     def _scaling(self) -> Scaling:
@@ -188,79 +222,56 @@ class DiffusersModel:
 
     @functools.cached_property
     def _files(self) -> list[Path]:
-        parts = [self._form.component, *(["vae"] if self._form.latent else [])]
-        return [file for part in parts for file in folder.weights(folder.part(self._folder, part))]
+        """All weights that are read, the network's first."""
+        own = folder.weights(self._at)
+        decoder = [] if self._autoencoder is None else self._autoencoder.files
+        return [*own, *decoder, *([] if self._texts is None else self._texts.weights)]
 
     @functools.cached_property
-    def _rows(self) -> list[Row]:
-        embeddings = {} if self.embeddings is None else _tensors(Path(self.embeddings))
-        _ = self.shape, self._scaling, self._norms if self._form.latent else None
-        condition = Condition(self.label, self.guidance, embeddings)
-        rows = self._form.rows(self._config, condition, self.shape, self._pixels)
-        if any(rows[0][key].shape != value.shape for row in rows for key, value in row.items()):
-            raise SpecError("are not as long as the negative ones", path="embeddings", given=self.embeddings)
+    def _sums(self) -> list[str]:
+        return folder.sums(self._files)
+
+    @functools.cached_property
+    def _outline(self) -> list[Row]:
+        """The rows, without what prompts are before they are read."""
+        if self._autoencoder is not None:
+            _ = self._autoencoder.norms(self.shape[0]), self._autoencoder.config
+        _ = self.shape, self._scaling
+        if self._texts is not None:
+            return self._checked(dict.fromkeys(NAMES, UNREAD))
+        return self._checked({} if self.embeddings is None else _tensors(Path(self.embeddings)))
+
+    def _checked(self, embeddings: Mapping[str, Tensor]) -> list[Row]:
+        key = "embeddings" if self._texts is None else "prompts"
+        pixels = 1 if self._autoencoder is None else self._autoencoder.side
+        try:
+            condition = Condition(self.label, self.guidance, embeddings)
+            rows = self._form.rows(self._config, condition, self.shape, pixels)
+        except SpecError as error:
+            path = key if error.path == "embeddings" else error.path
+            raise SpecError(error.message, path=path, given=error.given, allowed=error.allowed) from None
+        if any(rows[0][name].shape[1:] != value.shape[1:] for row in rows for name, value in row.items()):
+            raise SpecError("are not as long as the negative ones", path=key, given=getattr(self, key))
+        counts = {len(value) for row in rows for value in row.values()} - {1}
+        if len(counts) > 1:
+            raise SpecError("are not of one number of prompts", path=key, given=sorted(counts), allowed="one, or 1")
         return rows
+
+    def _rows(self, device: str) -> list[Row]:
+        """What the network is called with for every condition; prompts are read on `device`, and once."""
+        return self._outline if self._texts is None else self._checked(self._texts.embeddings(self.dtype, device))
+
+    @staticmethod
+    def _conditions(rows: list[Row]) -> int:
+        return max((len(value) for row in rows for value in row.values()), default=1)
 
     @functools.cached_property
     def _loaded(self) -> dict[str, NetworkDenoiser]:
         return {}
 
     @functools.cached_property
-    def _decoders(self) -> Any:
-        return functools.cache(lambda device: self._load("vae", "AutoencoderKL", "float32").to(device))
-
-    def _read(self, part: str) -> dict[str, Any]:
-        config = folder.read(folder.part(self._folder, part) / "config.json")
-        if config.get("quantization_config"):
-            raise SpecError("is not understood", path=f"{part}.quantization_config", allowed="none")
-        return config
-
-    def _load(self, part: str, name: str, dtype: str) -> Any:
-        """The component with its weights, all of them: diffusers would make up what a file lacks."""
-        at = folder.part(self._folder, part)
-        cls = getattr(importlib.import_module("diffusers"), name)
-        try:
-            network, found = cls.from_pretrained(
-                at, torch_dtype=getattr(torch, dtype), use_safetensors=True,
-                local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True,
-            )  # fmt: skip
-        except Exception as error:  # a stranger's configuration, or weights of other shapes
-            text = f"cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
-            raise SpecError(text, path="source", given=str(at)) from None
-        for key in ("missing_keys", "unexpected_keys"):
-            if found[key]:
-                text = f"{len(found[key])} {key.replace('_', ' ')} in its weights"
-                raise SpecError(text, path="source", given=sorted(found[key])[0], allowed="none")
-        # Some networks are loaded in the dtype of the file, whatever is asked for.
-        return network.to(getattr(torch, dtype)).eval()
-
-
-class NetworkDenoiser:
-    """D(x; sigma) of a network: one row an image, or two where the second is what guidance leads away from."""
-
-    def __init__(self, form: Form, scaling: Scaling, network: Any, rows: list[Row], guidance: float) -> None:
-        self.form, self.scaling, self.network, self.rows, self.guidance = form, scaling, network, rows, guidance
-        self.rows_per_image = len(rows)
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        count, dtype = len(x), next(self.network.parameters()).dtype
-        seen = self.scaling.seen(x, sigma).to(dtype).repeat(len(self.rows), 1, 1, 1)
-        times = torch.full((len(seen),), self.scaling.time(sigma), device=x.device)
-        row = {key: torch.cat([self._of(one[key], count, dtype) for one in self.rows]) for key in self.rows[0]}
-        answer = self.form.answer(self.network, seen, times, row)[:, : x.shape[1]].to(x.dtype)
-        if len(self.rows) == 2:
-            wanted, none = answer.chunk(2)
-            answer = none + self.guidance * (wanted - none)
-        return self.scaling.denoised(x, answer, sigma)
-
-    def _of(self, value: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-        cast = value.to(dtype) if value.is_floating_point() else value
-        return cast.expand(count, *cast.shape[1:])
-
-
-def _public(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+    def _networks(self) -> Any:
+        return functools.cache(lambda device: component.load(self._at, self._form.network, self.dtype).to(device))
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What all images are drawn for, and what of it a network takes: everything else is refused."""
+"""What images are drawn for, and what of it a network takes: everything else is refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ from torch import Tensor
 from pipeline.registry import SpecError
 
 Config = Mapping[str, Any]
-# What a network is called with beside its input and its time, each tensor for one image: (1, ...).
+# The tensors of embeddings, by diffusers' names.
+NAMES = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+# Stands for what prompts are before their encoders have read them.
+UNREAD = torch.empty(0, device="meta")
+# What a network is called with beside its input and its time. A tensor is one for all images, (1, ...), or holds one
+# for each of the conditions that images are drawn for, of which there is one number in a row.
 Row = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What all images are drawn for. `embeddings` are a prompt's, and a negative one's, by diffusers' names."""
+    """What images are drawn for: one class, or each of a class of its own where none is given; or prompts.
+
+    `embeddings` are those of prompts, and of a negative one for each or for all, by diffusers' names.
+    """
 
     label: int | None = None
     guidance: float = 1.0
@@ -63,10 +71,12 @@ def one_of(config: Config, key: str, values: tuple[str, ...], default: str) -> N
 
 
 def label(condition: Condition, classes: object) -> Tensor:
-    """The class label, of so many classes."""
+    """The class label, of so many classes; every one of them where none is given."""
     if not isinstance(classes, int):
         raise SpecError("is for a network of classes", path="label", given=condition.label, allowed="null")
-    if condition.label is None or not 0 <= condition.label < classes:
+    if condition.label is None:
+        return torch.arange(classes)
+    if not 0 <= condition.label < classes:
         raise SpecError("is no class", path="label", given=condition.label, allowed=f"0 to {classes - 1}")
     return torch.tensor([condition.label])
 
@@ -96,20 +106,22 @@ def signs(condition: Condition) -> tuple[str, ...]:
 
 
 def prompt(condition: Condition, sign: str, width: int) -> Tensor:
-    """The embeddings of a prompt's words (1, length, width)."""
+    """The embeddings of prompts' words (P, length, width)."""
     key = f"{sign}prompt_embeds"
-    return _tensor(condition, key, 3, width, f"(1, length, {width})")
+    return _tensor(condition, key, 3, width, f"(prompts, length, {width})")
 
 
 def pooled(condition: Condition, sign: str, width: int) -> Tensor:
-    """The embedding of a prompt as a whole (1, width)."""
-    return _tensor(condition, f"{sign}pooled_prompt_embeds", 2, width, f"(1, {width})")
+    """The embeddings of prompts as wholes (P, width)."""
+    return _tensor(condition, f"{sign}pooled_prompt_embeds", 2, width, f"(prompts, {width})")
 
 
 def _tensor(condition: Condition, key: str, axes: int, width: int, allowed: str) -> Tensor:
     found = condition.embeddings.get(key)
     if found is None:
         raise SpecError(f"lacks {key}", path="embeddings", allowed=f"a tensor {allowed}")
-    if found.ndim != axes or found.shape[0] != 1 or found.shape[-1] != width or not found.is_floating_point():
+    if found is UNREAD:
+        return torch.empty((*([1] * (axes - 1)), width), device="meta")
+    if found.ndim != axes or not len(found) or found.shape[-1] != width or not found.is_floating_point():
         raise SpecError(f"{key} has the wrong shape", path="embeddings", given=list(found.shape), allowed=allowed)
     return found

@@ -22,11 +22,18 @@ HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 # All of a pipeline but its text encoders, and weights in one precision and one format alone.
 FETCHED = ["model_index.json", "*config.json", f"*{NAME}.safetensors", f"*{NAME}-*-of-*.safetensors",
            f"*{NAME}.safetensors.index.json"]  # fmt: skip
-FETCHED_NOT = ["text_encoder*", "tokenizer*", "safety_checker*", "feature_extractor*", "image_encoder*"]
+FETCHED_NOT = ["safety_checker*", "feature_extractor*", "image_encoder*"]
+TEXT_PARTS = ["text_encoder*", "tokenizer*"]
+TEXT_NAME = "model"
+FETCHED_TEXTS = [f"text_encoder*/{TEXT_NAME}.safetensors", f"text_encoder*/{TEXT_NAME}-*-of-*.safetensors",
+                 f"text_encoder*/{TEXT_NAME}.safetensors.index.json", "tokenizer*/*.json", "tokenizer*/*.txt",
+                 "tokenizer*/*.model"]  # fmt: skip
 
 
-def locate(source: str, revision: str | None) -> Path:
+def locate(source: str, revision: str | None, *, texts: bool = False) -> Path:
     """The pipeline's folder: `source` itself, or the hub's by that id, from its cache if it is there.
+
+    `texts`: with its text encoders and tokenizers.
 
     Raises:
         SpecError: it is not here and cannot be fetched; says what to fetch, and where to.
@@ -38,24 +45,31 @@ def locate(source: str, revision: str | None) -> Path:
         allowed = "a folder that holds model_index.json, or an id of the hub, owner/name"
         raise SpecError("there is no such folder", path="source", given=source, allowed=allowed)
     hub = importlib.import_module("huggingface_hub")
-    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": FETCHED, "ignore_patterns": FETCHED_NOT}
+    patterns = [*FETCHED, *(FETCHED_TEXTS if texts else [])]
+    left = [*FETCHED_NOT, *([] if texts else TEXT_PARTS)]
+    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": left}
     with contextlib.suppress(Exception):  # not in the cache: of many kinds, by release
         held = Path(hub.snapshot_download(source, local_files_only=True, **wanted))
-        if _complete(held):
+        if _complete(held, texts):
             return held
     try:
         return Path(hub.snapshot_download(source, **wanted))
     except Exception as error:  # no net, no such id, no leave: of many kinds, by release
         said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         at = f" --revision {revision}" if revision else ""
+        own = source.partition("/")[2]
+        files = f"model_index.json, *config.json, *{NAME}*.safetensors" + (
+            ", text_encoder*, tokenizer*" if texts else ""
+        )
         raise SpecError(
             f"is no folder here, nor whole in the hub's cache, nor to be fetched ({said})",
             path="source", given=source,
-            allowed=f"`hf download {source}{at} --local-dir FOLDER` where there is a net; here FOLDER as the source",
+            allowed=f"`hf download {source}{at} --local-dir {own}` where there is a net, and that folder, brought "
+            f"here, as the source; of its files these are read: {files}",
         ) from None  # fmt: skip
 
 
-def _complete(folder: Path) -> bool:
+def _complete(folder: Path, texts: bool) -> bool:
     """Whether a download came to its end: the hub's package does not say so of its cache."""
     try:
         index = read(folder / "model_index.json")
@@ -63,6 +77,8 @@ def _complete(folder: Path) -> bool:
         for name in index.keys() & {"unet", "transformer", "vae"}:
             read(part(folder, name) / "config.json")
             weights(part(folder, name))
+        for name in [key for key in index if texts and key.startswith("text_encoder") and any(index[key])]:
+            weights(folder / name, TEXT_NAME)
     except SpecError:
         return False
     return True
@@ -93,23 +109,23 @@ def read(file: Path) -> dict[str, Any]:
     return content
 
 
-def weights(folder: Path) -> list[Path]:
-    """The files of a component's weights, of safetensors alone, their headers read.
+def weights(folder: Path, name: str = NAME) -> list[Path]:
+    """The files of a component's weights, of safetensors alone, their headers read. `name` is what they are called.
 
     Raises:
         SpecError: there are none, only pickled ones, or one is damaged.
     """
-    index = folder / f"{NAME}.safetensors.index.json"
-    files = [folder / f"{NAME}.safetensors"]
+    index = folder / f"{name}.safetensors.index.json"
+    files = [folder / f"{name}.safetensors"]
     if index.is_file():
         held = read(index).get("weight_map")
         names = sorted(set(map(str, held.values()))) if isinstance(held, dict) else []
-        if not names or any(Path(name).name != name for name in names):
+        if not names or any(Path(each).name != each for each in names):
             raise SpecError("names no files beside it", path="source", given=str(index))
-        files = [folder / name for name in names]
-    elif not files[0].is_file() and any(file.suffix in PICKLED for file in folder.iterdir()):
+        files = [folder / each for each in names]
+    elif not files[0].is_file() and folder.is_dir() and any(file.suffix in PICKLED for file in folder.iterdir()):
         raise SpecError("has pickled weights alone, which are not read", path="source", given=str(folder),
-                        allowed=f"{NAME}.safetensors, which save_pretrained writes")  # fmt: skip
+                        allowed=f"{name}.safetensors, which save_pretrained writes")  # fmt: skip
     for file in files:
         header(file)
     return files
@@ -131,10 +147,26 @@ def header(file: Path) -> list[str]:
         raise SpecError(text, path="source", given=str(file)) from None
 
 
-def digest(told: object, files: list[Path]) -> str:
-    """SHA-256 of plain JSON values and of these files' bytes."""
-    total = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+def sums(files: list[Path]) -> list[str]:
+    """SHA-256 of each file, 64 hex digits."""
+    found = []
     for file in files:
         with file.open("rb") as opened:
-            total.update(hashlib.file_digest(opened, "sha256").digest())
+            found.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return found
+
+
+def checksum(folder: Path, files: list[Path], each: list[str]) -> str:
+    """The one file's own SHA-256; of several, that of what `sha256sum` prints of them, in the order of their paths."""
+    if len(files) == 1:
+        return each[0]
+    lines = sorted((file.relative_to(folder).as_posix(), known) for file, known in zip(files, each, strict=True))
+    return hashlib.sha256("".join(f"{known}  {path}\n" for path, known in lines).encode()).hexdigest()
+
+
+def digest(told: object, each: list[str]) -> str:
+    """SHA-256 of plain JSON values and of the `sums` of files."""
+    total = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for known in each:
+        total.update(bytes.fromhex(known))
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""The networks of diffusers' pipelines: what each is called with, for one condition that all images share."""
+"""The networks of diffusers' pipelines: what each is called with, for each condition."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Form(Protocol):
         ...
 
     def rows(self, config: Config, condition: Condition, shape: tuple[int, int, int], factor: int) -> list[Row]:
-        """The condition; where it is guided, what stands for none after it. `factor`: pixels along one of a latent.
+        """The conditions; where guided, what stands for none after them. `factor`: pixels along one of a latent.
 
         Raises:
             SpecError: the condition is not one for this network.
