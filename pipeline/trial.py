@@ -5,6 +5,7 @@ What runs where is `pipeline.cluster`'s business, what is tried next `pipeline.s
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from pipeline.churn import Churn
 from pipeline.denoiser import Denoiser, Meter
 from pipeline.memory import Memory
 from pipeline.metrics.moments import Moments
+from pipeline.models import Stepped
 from pipeline.noise import CALIBRATION_SEEDS, noise
 from pipeline.plan import Plan
 from pipeline.portrait import Sitting
@@ -158,7 +160,8 @@ def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None)
     seeds, saved = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + sampler.calibration_images), known.rows_saved
     meter = Meter(benchmark.denoiser(seeds, "cpu"))
     calibration = noise(seeds, benchmark.shape, torch.float64)
-    sigmas, walk = sampler.place(meter, calibration, known)
+    placed, walk = sampler.place(meter, calibration, known)
+    sigmas = _on_steps(placed, benchmark)
     placing = meter.rows + known.rows_saved - saved
     solver = sampler.decide(meter, calibration, sigmas, known)
     rows = meter.rows + known.rows_saved - saved
@@ -169,6 +172,23 @@ def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None)
     return Prepared(
         plan, to_spec(solver), rows, each, time.perf_counter() - started, walk, meter.rows, benchmark.rows_per_image
     )  # fmt: skip
+
+
+def _on_steps(sigmas: list[float], benchmark: Benchmark) -> list[float]:
+    """The trained sigmas nearest to these, as NVlabs/edm generate.py:37 takes them; the network's D is one of any."""
+    if not isinstance(benchmark.model, Stepped):
+        return sigmas
+    rounded = [benchmark.model.round_sigma(sigma) for sigma in sigmas]
+    for i, (before, after) in enumerate(itertools.pairwise(rounded)):
+        if after >= before:
+            message = "puts two sigmas on one step that the network was trained for"
+            raise SpecError(
+                message,
+                path="schedule",
+                given=sigmas[i : i + 2],
+                allowed="fewer, sigmas further apart, or a sigma_min of its first step",
+            )
+    return rounded
 
 
 def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range, device: str = "cpu") -> Tensor:

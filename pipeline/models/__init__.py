@@ -49,4 +49,13 @@ class Conditional(Protocol):
         ...
 
 
+@runtime_checkable
+class Stepped(Protocol):
+    """A model that may have been trained at some sigmas alone."""
+
+    def round_sigma(self, sigma: float) -> float:
+        """The nearest that it was trained for, above 0 for what is above 0; sigma itself where it knows all."""
+        ...
+
+
 MODELS: Registry[Model] = Registry("model", (__name__,))

@@ -42,7 +42,7 @@ class EdmModel:
         SpecError: no such file, not a checkpoint, not the one of that hash; no such class; parts that do not fit.
     """
 
-    paths: ClassVar[tuple[str, ...]] = ("path",)
+    paths: ClassVar[tuple[str, ...]] = ("path", "guide", "decoder")
 
     path: str
     label: int | None = None

@@ -1,7 +1,9 @@
 """A pipeline as a model among the others: what names it, what travels, and what it costs."""
 
+import hashlib
 import pickle
 import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +17,18 @@ from pipeline.models import MODELS, Model
 from pipeline.portrait import PICTURES, Sitting
 from pipeline.registry import SpecError, to_spec
 from pipeline.trial import TrialSpec, draw, evaluate, prepare
-from tests.diffusers_models.pipelines import DECODER, DIT, SD3, component, embeddings, error, images, model, write
+from tests.diffusers_models.pipelines import (
+    DECODER,
+    DIT,
+    PIXELS,
+    SD3,
+    component,
+    embeddings,
+    error,
+    images,
+    model,
+    write,
+)
 from tests.diffusers_models.test_mistakes import change
 
 CARD = Card(
@@ -142,12 +155,14 @@ def test_the_reference_of_a_network_of_latents_is_of_images(folder, tmp_path):
     assert (held.shape, held.model.image_shape, held.reference.mean.shape) == ((4, 4, 4), (3, 8, 8), (192,))
 
 
-def test_an_image_is_of_its_seed_alone(benchmark_of):
-    benchmark = benchmark_of(label=5, guidance=2.0)
+@pytest.mark.parametrize("label", [5, None])
+def test_an_image_is_of_its_seed_alone(benchmark_of, label):
+    benchmark = benchmark_of(label=label, guidance=2.0)
     spec = TrialSpec("dit", {"name": "unipc"}, {"name": "edm", "num_steps": 5}, images=8, shard_images=4)
-    plan, denoise = prepare(spec, benchmark).plan, benchmark.denoiser()
-    whole = draw(plan, denoise, benchmark.shape, range(8))
-    halves = [draw(plan, denoise, benchmark.shape, seeds) for seeds in (range(5), range(5, 8))]
+    plan = prepare(spec, benchmark).plan
+    whole, *halves = (
+        draw(plan, benchmark.denoiser(seeds), benchmark.shape, seeds) for seeds in (range(8), range(5), range(5, 8))
+    )
     assert error(torch.cat(halves), whole) < 1e-4
 
 
@@ -155,3 +170,17 @@ def test_without_the_package_it_says_which(folder, monkeypatch):
     monkeypatch.setattr("pipeline.models.diffusers.importlib.util.find_spec", lambda name: None)
     with pytest.raises(SpecError, match="needs the package diffusers"):
         model(folder, label=5)
+
+
+def test_weights_may_be_pinned(folder, tmp_path):
+    """By the one file's hash, or by that of what `sha256sum` prints of several."""
+    unet, scheduler = component("UNet2DModel", **PIXELS), component("DDPMScheduler")
+    one = write(tmp_path, "DDPMPipeline", unet=unet, scheduler=scheduler)
+    digest = hashlib.sha256((one / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    assert model(one, sha256=digest.upper()).hash == model(one).hash
+    parts = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("transformer", "vae")]
+    printed = subprocess.run(["sha256sum", *parts], cwd=folder, capture_output=True, check=True).stdout
+    several = hashlib.sha256(printed).hexdigest()
+    assert model(folder, label=5, sha256=several).hash == model(folder, label=5).hash
+    with pytest.raises(SpecError, match=f"sha256: are other weights than the card names, given '{several}'"):
+        model(folder, label=5, sha256=digest)

@@ -1,5 +1,6 @@
 """A checkpoint as a card's model: its D, its classes, its hash, and one line for each mistake."""
 
+import dataclasses
 import hashlib
 import pickle
 
@@ -16,7 +17,9 @@ from pipeline.networks.checkpoint import Checkpoint, read_checkpoint, write_chec
 from pipeline.noise import noise
 from pipeline.registry import SpecError, to_spec
 from pipeline.sampler import trace
+from pipeline.schedules import SCHEDULES
 from pipeline.solvers import SOLVERS
+from pipeline.trial import TrialSpec, prepare
 from tests.networks import persistent_pickle, tiny
 
 
@@ -99,13 +102,51 @@ def test_without_a_label_each_seed_has_a_class_of_its_own(files):
         assert torch.equal(other.denoiser_for(range(4))(x, 0.5), other.denoiser()(x, 0.5))
 
 
-def test_the_sigma_of_a_card_is_rounded_where_the_network_has_steps(tmp_path, files):
-    assert built(files / "plain.pkl").round_sigma(1 / 3) == 1 / 3
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory):
+    """An iDDPM network, which knows a thousand sigmas, and the file it is in."""
+    file = tmp_path_factory.mktemp("steps") / "steps.safetensors"
     made = tiny.checkpoint("adm", "iDDPMPrecond")
-    write_checkpoint(made, tmp_path / "steps.safetensors")
-    rounded = built(tmp_path / "steps.safetensors", label=0).round_sigma(1 / 3)
-    assert rounded in made.tensors["u"].double().tolist()
+    write_checkpoint(made, file)
+    return built(file, label=0), made.tensors["u"].double().tolist()
+
+
+def test_a_sigma_is_rounded_where_the_network_has_steps(files, stepped):
+    assert built(files / "plain.pkl").round_sigma(1 / 3) == 1 / 3
+    model, steps = stepped
+    rounded = model.round_sigma(1 / 3)
+    assert rounded in steps
     assert abs(rounded - 1 / 3) < 0.01
+    # Nearer to the last step, which is 0, than to the one above it.
+    assert steps[-2] - 0.002 > 0.002
+    assert (model.round_sigma(0.002), model.round_sigma(0.0)) == (steps[-2], 0.0)
+
+
+def benchmark_of(model):
+    held = benchmarks.load("gmm")
+    return dataclasses.replace(held, model=model)
+
+
+@pytest.mark.parametrize("schedule", ["edm", "logsnr", "vp", "iddpm"])
+def test_a_schedule_is_placed_on_the_steps_of_the_network(files, stepped, schedule):
+    model, steps = stepped
+    spec = TrialSpec("gmm", {"name": "heun"}, {"name": schedule, "num_steps": 12, "sigma_min": 0.0064})
+    plan = prepare(spec, benchmark_of(model)).plan
+    sigmas = SCHEDULES.build(spec.schedule).sigmas().tolist()
+    assert plan.sigmas[-1] == 0
+    for found, asked in zip(plan.sigmas[:-1], sigmas[:-1], strict=True):
+        assert abs(found - asked) == pytest.approx(min(abs(step - asked) for step in steps[:-1]), abs=1e-12)
+    # The members of its own grid are these steps already, but for the rounding of the file's float32.
+    if schedule == "iddpm":
+        assert plan.sigmas == pytest.approx(sigmas, rel=1e-3)
+    # A network of any sigma is asked at those of the schedule.
+    assert list(prepare(spec, benchmark_of(built(files / "plain.pkl"))).plan.sigmas) == sigmas
+
+
+def test_two_sigmas_on_one_step_are_refused(stepped):
+    spec = TrialSpec("gmm", {"name": "euler"}, {"name": "edm", "num_steps": 40})
+    with pytest.raises(SpecError, match="schedule: puts two sigmas on one step that the network was trained for"):
+        prepare(spec, benchmark_of(stepped[0]))
 
 
 def test_float16_that_overflows_is_a_mistake_of_the_card():

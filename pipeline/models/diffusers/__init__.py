@@ -42,7 +42,7 @@ class DiffusersModel:
         SpecError: it is not here and cannot be fetched, is pickled, damaged, or of a kind that is not understood.
     """
 
-    paths: ClassVar[tuple[str, ...]] = ("embeddings",)
+    paths: ClassVar[tuple[str, ...]] = ("embeddings", "prompts")
     paths_or_ids: ClassVar[tuple[str, ...]] = ("source",)
 
     source: str
