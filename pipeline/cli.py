@@ -13,6 +13,7 @@ import typer
 from pipeline import (
     card_commands,
     convert_commands,
+    embed_commands,
     export_commands,
     reference_commands,
     replay_commands,
@@ -246,6 +247,7 @@ def ui(
 
 app.add_typer(card_commands.app)
 app.add_typer(convert_commands.app)
+app.add_typer(embed_commands.app)
 app.add_typer(export_commands.app)
 app.add_typer(reference_commands.app)
 app.add_typer(replay_commands.app)

@@ -99,7 +99,8 @@ def test_every_sigmasearch_command_of_the_documents_runs_in_order(folder, monkey
         "ui",
         "train",
         "convert",
-    }  # the last wants a checkpoint
+        "embed",
+    }  # the last two want a checkpoint and a pipeline
 
 
 def test_the_baseline_of_the_guide_is_what_it_says(monkeypatch):

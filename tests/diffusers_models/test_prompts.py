@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.models.diffusers.prompt_file import Texts, prompts_in
 from pipeline.registry import SpecError
+from tests.cli.console import done, refused
 from tests.diffusers_models import fake_transformers
 from tests.diffusers_models.pipelines import (
     DECODER,
@@ -179,7 +180,9 @@ def test_without_the_package_a_line_says_what_else(root):
     with pytest.raises(SpecError) as told:
         model(folder, prompts=str(folder / "prompts.txt"))
     assert str(told.value).startswith("prompts: need the package transformers, given")
-    assert str(told.value).endswith("pip install transformers, or `embeddings` that were written where it is installed")
+    assert str(told.value).endswith(
+        "pip install transformers, or `embeddings` that `sigmasearch embed` wrote where it is installed"
+    )
 
 
 def harm_index(folder, **values):
@@ -209,6 +212,42 @@ def test_encoders_that_are_not_what_they_should_be(tmp_path, transformers, harm,
         model(folder, prompts=str(folder / "prompts.txt")).denoiser_for(range(2))
     assert str(told.value).startswith(says)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_command_writes_what_a_card_reads(root, tmp_path, transformers, name):
+    folder, out = root / name, tmp_path / "new" / "e.safetensors"
+    argv = ("embed", folder, folder / "prompts.txt", "--out", out, "--negative-prompt", "blurry")
+    told = json.loads(done(*argv, "--json").out)
+    assert (told["prompts"], told["tensors"]["prompt_embeds"][0]) == (3, 3)
+    fields = {"guidance": 1.0 if name == "FluxPipeline" else 3.0, "size": 8 if name == "FluxPipeline" else None}
+    ours = model(folder, prompts=str(folder / "prompts.txt"), negative_prompt="blurry", **fields)
+    x, by_file = images(ours.shape), model(folder, embeddings=str(out), **fields)
+    assert torch.equal(by_file.denoiser_for(range(3))(x, 1.0), ours.denoiser_for(range(3))(x, 1.0))
+    first = out.read_bytes()
+    assert done(*argv).out.startswith(f"{out}: 3 prompts\n  prompt_embeds [3, ")
+    assert out.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("nowhere", "p.txt"), "source: there is no such folder"),
+        (("sd", "none.txt"), "prompts: cannot be read"),
+        (("sd", "p.txt", "--out", "sd"), "--out: is a folder"),
+        (("sd", "p.txt", "--out", "p.txt/e.safetensors"), "--out: cannot be written"),
+    ],
+)
+def test_the_command_writes_all_or_nothing(tmp_path, transformers, monkeypatch, argv, says):
+    monkeypatch.chdir(tmp_path)
+    pipeline_of(tmp_path / "sd", "StableDiffusionPipeline")
+    (tmp_path / "p.txt").write_text("one\n")
+    assert says in refused(tmp_path, "embed", *argv)
+
+
+def test_the_command_without_the_package(root, tmp_path):
+    folder = root / "StableDiffusionPipeline"
+    assert "prompts: need the package transformers" in refused(tmp_path, "embed", folder, folder / "prompts.txt")
 
 
 def test_what_prompts_do_not_go_with(root, tmp_path, transformers):

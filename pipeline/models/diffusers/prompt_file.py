@@ -105,7 +105,7 @@ class Texts:
                 if index.get(key) not in [["transformers", each] for each in allowed]:
                     raise SpecError(f"has another {key}", path="source", given=index.get(key), allowed=allowed)
         if importlib.util.find_spec("transformers") is None:
-            instead = "pip install transformers, or `embeddings` that were written where it is installed"
+            instead = "pip install transformers, or `embeddings` that `sigmasearch embed` wrote where it is installed"
             raise SpecError("need the package transformers", path="prompts", given=str(file), allowed=instead)
         return Texts(at, name, prompts, negative, zeros=bool(index.get("force_zeros_for_empty_prompt")))
 
