@@ -66,6 +66,7 @@ def confirmations(study: Study, records: list[TrialRecord], numbers: Iterator[in
             continue
         done.add(result.plan.digest)
         job = Job(f"confirmed/{record.key}", "confirmed", spec, next(numbers), record.method, record.budget)
+        job.panel = study.panel
         job.confirms = record.key
         job.prepared = Prepared(
             result.plan, result.solver, result.setup_rows, result.setup_nfe, 0.0, result.walk,

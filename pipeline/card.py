@@ -43,7 +43,7 @@ def card(result: TrialResult, confirmed: TrialResult | None = None) -> dict[str,
         "setup_rows": result.setup_rows,
         "network_rows": result.rows,
         "worker_seconds": result.seconds,
-    }
+    } | _metrics(result)
     benchmark: dict[str, Any] = {
         "name": result.spec.benchmark,
         "version": result.benchmark_version,
@@ -56,8 +56,15 @@ def card(result: TrialResult, confirmed: TrialResult | None = None) -> dict[str,
     if confirmed is not None:
         names = ("fid", "fid_se", "fid_corrected", "fid_infinity")
         again = {name: getattr(confirmed, name) for name in names}
-        written["confirmed"] = again | {"images": confirmed.spec.images, "first_seed": confirmed.spec.first_seed}
+        seeds = {"images": confirmed.spec.images, "first_seed": confirmed.spec.first_seed}
+        written["confirmed"] = again | seeds | _metrics(confirmed)
     return written | {"result": score, "revision": result.git_revision, "versions": dict(result.versions)}
+
+
+def _metrics(result: TrialResult) -> dict[str, Any]:
+    """What was measured beside FID; nothing where nothing was."""
+    held = {name: score.to_json() for name, score in result.metrics.items()}
+    return {"metrics": held} if held else {}
 
 
 def plan_card(spec: TrialSpec, prepared: Prepared, benchmark: Benchmark) -> dict[str, Any]:

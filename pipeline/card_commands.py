@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from pipeline.registry import SpecError
 from pipeline.terminal import AsJson, console, writing
 
 # Heavy imports are made inside the commands, as in `pipeline.cli`.
@@ -116,21 +117,40 @@ def evaluate(
         int | None, typer.Option(min=0, help="Seed of the first image; the card's by default.")
     ] = None,
     shard_images: Annotated[int | None, typer.Option(min=1, help="Images a shard; a divisor of images.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Beside FID: kid, precision_recall, fd_dinov2; several with commas, or JSON.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a card's plan: FID with its error, NFE as measured at the network.
 
-    Example: `sigmasearch evaluate runs/digits/front/nfe-06.json --first-seed 100000`
+    Example: `sigmasearch evaluate runs/digits/front/nfe-06.json --first-seed 100000 --metrics kid`
     """
     from pipeline import rerun
 
-    told = rerun.score(card, images, first_seed, shard_images)
+    told = rerun.score(card, images, first_seed, shard_images, _metrics(metrics))
     if as_json:
         print(json.dumps(told, indent=1))
         return
     seeds = f"{told['first_seed']}-{told['first_seed'] + told['images'] - 1}"
     print(f"FID {told['fid']:.4f} ± {told['fid_se']:.4f} at {told['nfe']:g} NFE")
+    for name, held in told.get("metrics", {}).items():
+        error = "" if held["error"] is None else f" ± {held['error']:.2g} ({held['error_kind']})"
+        against = held["reference_images"] or "an unknown number"
+        print(f"{name} {held['value']:.4g}{error}, {held['images']} images against {against}")
     print(
         f"{told['images']} images, seeds {seeds}, {told['benchmark']} reference {told['reference'][:16]}, "
         f"plan {told['plan']}"
     )
+
+
+def _metrics(given: str | None) -> list[Any]:
+    """Names with commas between them, or a JSON list of what a study file has under `metrics`."""
+    text = (given or "").strip()
+    if not text.startswith("["):
+        return [name.strip() for name in text.split(",")] if text else []
+    try:
+        held = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"is no JSON ({error})", path="--metrics", given=text[:80]) from None
+    return list(held)

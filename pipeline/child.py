@@ -12,6 +12,8 @@ from pipeline.store import STEPS
 
 OURS = "sigmasearch."
 METRICS = ("fid", "teacher_distance")
+# By their whole names: somebody's own precision_at_5 is theirs.
+OTHERS = {name + end for name in store.BESIDE for end in ("", "_se", "_spread", store.CONFIRMED)}
 PARAMS = ("searched.", "solver.", "schedule.", "churn.")
 # These are not the entry's alone.
 MARKED = (store.FRONT, store.PLACE, store.BUDGET, store.STUDY, store.FILES)
@@ -80,7 +82,8 @@ class Child:
     def _stale(self, entry: Entry) -> list[str]:
         """What is of our making, and not the entry's."""
         tags = {name for name in self.tags if name.startswith(OURS)} - set(entry.tags) - set(MARKED)
-        metrics = {name for name in self.metrics if name.startswith(METRICS)} - set(entry.metrics) - set(marks.METRICS)
+        metrics = {name for name in self.metrics if name.startswith(METRICS) or name in OTHERS}
+        metrics -= set(entry.metrics) | set(marks.METRICS)
         params = {name for name in self.params if name.startswith(PARAMS)} - set(entry.params)
         held = (("metric", metrics), ("param", params), ("tag", tags))
         return [f"{what} {name}" for what, names in held for name in sorted(names)]

@@ -18,10 +18,10 @@ from pipeline.job import Fate, Job, Status
 from pipeline.ledger import Ledger
 from pipeline.pruning import Field, Stop
 from pipeline.result import TrialRecord
-from pipeline.scoring import Scoring
+from pipeline.scoring import Scoring, portions
 from pipeline.shard_store import ShardStore
 from pipeline.trial import Prepared
-from pipeline.worker import Compared, Evaluated, Failure, Measured, Outcome, Task
+from pipeline.worker import Compared, Evaluated, Failure, Measured, MeasuredBeside, Outcome, Task
 from search_spaces import Study
 from search_spaces.protocol import Rungs
 
@@ -109,7 +109,11 @@ class Climb:
             self._reach(job)
         elif isinstance(outcome, Measured):
             job.distances[outcome.index] = outcome.distance
-            if len(job.distances) == len(job.parts):
+            if job.measured:
+                self._score(job)
+        elif isinstance(outcome, MeasuredBeside):
+            job.beside[outcome.index] = outcome.scores
+            if job.measured:
                 self._score(job)
 
     def end_waiting(self) -> None:
@@ -229,7 +233,7 @@ class Climb:
         start, job.rung = job.rung or 0, rung
         missing = []
         for seeds in self._batches(job, start, rung):
-            shards = self._shards.take(job.plan.digest, seeds, job.spec.shard_images)
+            shards = self._shards.take(job.plan.digest, seeds, job.spec.shard_images, job.panel)
             if shards is None:
                 missing.append(seeds)
                 continue
@@ -238,7 +242,7 @@ class Climb:
                 job.spent_rows += sum(shard.rows for shard in shards)
         for seeds in missing:
             order = (job.number, 1 + seeds.start - job.spec.first_seed)
-            self.pool.submit(Task(job.key, order, job.spec, job.plan, seeds, "evaluate"))
+            self.pool.submit(Task(job.key, order, job.spec, job.plan, seeds, "evaluate", panel=job.panel))
         self._reach(job)
 
     def _batches(self, job: Job, start: int, stop: int) -> list[range]:
@@ -257,10 +261,14 @@ class Climb:
         last = job.rung == job.spec.images
         if last or job.evidence.score(job.rung) is None:
             job.parts, job.distances = self.scoring.parts(job.shards, last=last), {}
-        if not job.parts:
+        if last and job.panel is not None:
+            job.portions, job.beside = portions(job.panel, job.shards), {}
+        if job.measured:
             self._score(job)
         for i, part in enumerate(job.parts):
             self.pool.submit(Task(job.key, (job.number, i), job.spec, what="measure", part=part))
+        for i, portion in enumerate(job.portions):
+            self.pool.submit(Task(job.key, (job.number, i), job.spec, what="measure", portion=portion))
 
     def _score(self, job: Job) -> None:
         """Score the images of a rung, and go on if it is not the last."""
@@ -277,6 +285,8 @@ class Climb:
                 self._rest(job)
             return
         result = self.scoring.finish(job.spec, job.prepared, job.shards, measured)
+        if job.portions:
+            result = replace(result, metrics={n: s for i in sorted(job.beside) for n, s in job.beside[i].items()})
         job.scores.append(result.score)
         self._enter(job)
         self._end(job, Fate(job.key, job.evidence, result))

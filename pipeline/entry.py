@@ -16,6 +16,7 @@ from pipeline.run_files import RunFile, run_files
 
 if TYPE_CHECKING:
     from pipeline.evidence import Evidence
+    from pipeline.metrics.scores import Score
     from pipeline.portrait import Portrait
     from pipeline.result import TrialRecord, TrialResult
 
@@ -73,6 +74,7 @@ class Entry:
                 store.REFERENCE: result.reference_hash,
                 store.VERSION: str(result.benchmark_version),
                 store.REVISION: result.git_revision,
+                store.OTHERS: _beside(result.metrics),
                 store.LEAVE_ONE_OUT: json.dumps(
                     [_rounded(value, GROUP_DIGITS) for value in result.score.leave_one_out]
                 ),
@@ -115,7 +117,19 @@ def _scored(result: TrialResult) -> dict[tuple[str, int], float]:
     if result.fid_infinity is not None:
         exact["fid_infinity"] = result.fid_infinity
     whole = {("fid", images): result.fid, ("fid_corrected", images): result.fid_corrected}
+    for name, score in result.metrics.items():
+        whole[name, score.images] = score.value
+        if score.error is not None:
+            whole[f"{name}_{score.error_kind}", score.images] = score.error
     return _finite({(name, 0): value for name, value in exact.items()} | whole)
+
+
+def _beside(metrics: Mapping[str, Score]) -> str:
+    """What was measured beside FID, and on what; nothing where nothing was."""
+    held = {name: score.to_json() for name, score in metrics.items()}
+    for told in held.values():
+        told |= {key: _rounded(told[key], METRIC_DIGITS) for key in ("value", "error") if told[key] is not None}
+    return json.dumps(held, sort_keys=True) if held else ""
 
 
 def _climbed(evidence: Evidence) -> dict[tuple[str, int], float]:

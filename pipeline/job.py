@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.comparison import Estimate
 from pipeline.evidence import Evidence, TeacherDistance
 from pipeline.metrics.distances import Part
+from pipeline.metrics.scores import Score
+from pipeline.panel import Panel, Portion
 from pipeline.plan import Plan
 from pipeline.pruning import Stop
 from pipeline.result import Role, TrialResult
@@ -61,7 +63,8 @@ class Job:
     `rung` is the number of images that it is being scored on, None while there is no such number. `final` is Optuna's
     number of a trial that has waited since it was told; it goes on to `goal` images. `paid` images are in `spent_rows`
     already, from before it waited or the driver was killed. `parts` are what workers measure for its rung's score, with
-    the `distances` that have come.
+    the `distances` that have come. `panel`: metrics beside FID, each measured on its one of `portions`, with the scores
+    `beside` that have come.
     """
 
     key: str
@@ -83,11 +86,19 @@ class Job:
     paid: int = 0
     parts: list[Part] = field(default_factory=list)
     distances: dict[int, float] = field(default_factory=dict)
+    panel: Panel | None = None
+    portions: list[Portion] = field(default_factory=list)
+    beside: dict[int, dict[str, Score]] = field(default_factory=dict)
 
     def recall(self, evidence: Evidence) -> None:
         """Take up what was known of it before it waited, or before the driver was killed."""
         self.teacher, self.scores, self.spent_rows = evidence.teacher, list(evidence.scores), evidence.spent_rows
         self.paid = evidence.scores[-1].images if evidence.scores else 0
+
+    @property
+    def measured(self) -> bool:
+        """Whether all that workers measure for its rung's score has come."""
+        return len(self.distances) == len(self.parts) and len(self.beside) == len(self.portions)
 
     @property
     def searched(self) -> bool:

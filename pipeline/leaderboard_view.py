@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline import store
@@ -22,22 +23,26 @@ COLUMNS = {
     "metrics.`images`": 80,
 }
 PINNED = 2
+BESIDE_WIDTH = 150
 
 
-def leaderboard_view(run_id: str) -> dict[str, Any]:
+def leaderboard_view(run_id: str, beside: Iterable[str] = ()) -> dict[str, Any]:
     """The shared view of a study's run, as MLflow's page reads it (3.17.2; undocumented): its scored trials by place.
 
-    Confirmations are left out: their numbers are beside what they confirm.
+    Confirmations are left out: their numbers are beside what they confirm, those of the metrics `beside` FID too.
     """
+    columns = dict(COLUMNS)
+    for name in beside:
+        columns[f"metrics.`{name}{store.CONFIRMED}`"] = BESIDE_WIDTH
     conditions = [f"`{store.PARENT}` = '{run_id}'", f"`{store.STATE}` = 'complete'", f"`{store.ROLE}` != 'confirmed'"]
     return {
         "searchFilter": " AND ".join(f"tags.{condition}" for condition in conditions),
         "orderByKey": f"tags.`{store.PLACE}`",
         "orderByAsc": True,
         "lifecycleFilter": "Active",
-        "selectedColumns": list(COLUMNS)[PINNED:],
-        "columnOrder": list(COLUMNS),
-        "columnWidths": COLUMNS,
+        "selectedColumns": list(columns)[PINNED:],
+        "columnOrder": list(columns),
+        "columnWidths": columns,
         "runsHiddenMode": "SHOW_ALL",
         "autoRefreshEnabled": True,
         "groupBy": None,

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from pipeline import store
 
-METRICS = (store.FID_CONFIRMED, store.FID_CONFIRMED_SE)
+FID = (store.FID_CONFIRMED, store.FID_CONFIRMED_SE)
+METRICS = (*FID, *(f"{name}{store.CONFIRMED}" for name in store.BESIDE))
 
 
 class Held(Protocol):
@@ -67,7 +68,9 @@ def marks(trials: Mapping[str, Held], front: Iterable[str] = (), budgets: Sequen
         again = by_key.get(key, by_plan.get(held.tags.get(store.PLAN, "none")))
         metrics = {}
         if again is not None and role != "confirmed" and _scored(held):
-            metrics = dict(zip(METRICS, (again.metrics["fid"], again.metrics["fid_se"]), strict=True))
+            metrics = dict(zip(FID, (again.metrics["fid"], again.metrics["fid_se"]), strict=True))
+            told = {name: again.metrics[name] for name in store.BESIDE if name in again.metrics}
+            metrics |= {f"{name}{store.CONFIRMED}": value for name, value in told.items()}
         found[key] = Mark(tags, metrics)
     return found
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pipeline.benchmarks import Benchmark
 from pipeline.denoiser import Denoiser
-from pipeline.metrics.features import quantise
 from pipeline.plan import Plan
 from pipeline.wasserstein import SAME_SIGMA, batch_norm
 
@@ -89,7 +88,7 @@ class Sitting:
         if benchmark.spec.quantise and samples.ndim == 4:
             images = benchmark.images(samples[:PICTURES])
             if images.shape[1] in CHANNELS:
-                pixels = quantise(images).movedim(1, -1).contiguous().cpu().numpy()
+                pixels = images.movedim(1, -1).contiguous().cpu().numpy()
         kappas, etas = (tuple(column) for column in zip(*told, strict=True)) if told else ((), ())
         self.portrait = Portrait((*self._sigmas, plan.sigmas[-1]), kappas, etas, self._images, pixels)
 

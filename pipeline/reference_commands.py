@@ -29,7 +29,7 @@ app = typer.Typer()
 @app.command()
 def reference(
     source: Annotated[str, typer.Argument(help="A folder or a zip of images, or the name of a data set: digits.")],
-    features: Annotated[str, typer.Option(help="What measures them: inception, digits-cnn or identity.")],
+    features: Annotated[str, typer.Option(help="What measures them: inception, dinov2, digits-cnn or identity.")],
     out: Annotated[Path, typer.Option(help="The .npz to write.")] = Path("reference.npz"),
     images: Annotated[
         int | None, typer.Option(min=2, help="So many images, spread evenly over their names; all by default.")
@@ -168,7 +168,7 @@ def _extractor(name: str, weights: Path | None) -> Extractor:
     try:
         return FEATURES.build({"name": name} | ({} if weights is None else {"weights": str(weights)}))
     except SpecError as error:
-        option = "--inception-weights" if error.path == "weights" else "--features"
+        option = "--inception-weights" if error.path == "weights" and name == "inception" else "--features"
         raise SpecError(error.message, path=option, given=error.given, allowed=error.allowed) from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from pipeline import benchmarks, trial
 from pipeline.benchmarks import Benchmark
 from pipeline.card import read_card
 from pipeline.metrics.features import quantise
+from pipeline.panel import Bench, Panel
 from pipeline.pictures import picture_grid
 from pipeline.plan import Plan
 from pipeline.registry import SpecError
-from pipeline.scoring import finish
+from pipeline.scoring import finish, portions
 from pipeline.trial import TrialSpec
 
 PICTURES = 64  # images in a sample grid: 8 rows of 8
@@ -48,11 +49,16 @@ def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
     return spec, plan, held
 
 
-def score(card: Path, images: int | None, first_seed: int | None, shard_images: int | None) -> dict[str, Any]:
+def score(
+    card: Path, images: int | None, first_seed: int | None, shard_images: int | None, metrics: Sequence[Any] = ()
+) -> dict[str, Any]:
     """Evaluate the card's plan in this process; its own images, seeds and shards where none are given.
 
+    `metrics` beside FID are measured on the same images, as a study file names them.
+
     Raises:
-        SpecError: the card is unreadable, images and shards do not fit, or samples are not finite.
+        SpecError: the card is unreadable, images and shards do not fit, a metric cannot be measured, or samples are not
+            finite.
     """
     spec, plan, held = opened(card)
     count = images or spec.images
@@ -64,14 +70,31 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
     except SpecError as error:
         option = f"--{error.path.replace('_', '-')}"
         raise SpecError(error.message, path=option, given=error.given, allowed=error.allowed) from None
+    try:
+        panel = Panel.of(metrics) if metrics else None
+        if panel is not None:
+            panel.check(held, count)
+    except SpecError as error:
+        path = f"--metrics{error.path}"
+        raise SpecError(error.message, path=path, given=error.given, allowed=error.allowed) from None
     prepared = trial.Prepared(plan, spec.solver, 0, 0.0, 0.0, rows_per_image=held.rows_per_image)
     with _about(card):
         try:
-            parts = [trial.evaluate(plan, held, seeds, asked.shard_images) for seeds in asked.batches()]
+            parts = [
+                trial.evaluate(plan, held, seeds, size, panel=panel, first_seed=asked.first_seed)
+                for seeds in asked.batches()
+            ]
         except trial.NotFiniteError as error:
             raise SpecError(str(error)) from None
-    result = finish(asked, prepared, [shard for part in parts for shard in part], held)
-    return {
+    shards = [shard for part in parts for shard in part]
+    result = finish(asked, prepared, shards, held)
+    bench = Bench(held)
+    beside = {
+        name: score.to_json()
+        for portion in (portions(panel, shards) if panel else ())
+        for name, score in bench.score(portion).items()
+    }
+    told = {
         "fid": result.fid,
         "fid_se": result.fid_se,
         "fid_corrected": result.fid_corrected,
@@ -84,6 +107,7 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
         "plan": plan.digest,
         "images_per_second": round(result.images_per_second, 1),
     }
+    return told | ({"metrics": beside} if beside else {})
 
 
 def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:

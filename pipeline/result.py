@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pipeline.comparison import Estimate
 from pipeline.evidence import Evidence
+from pipeline.metrics.scores import Score
 from pipeline.plan import Plan
 from pipeline.provenance import git_revision, versions
 from pipeline.trial import TrialSpec
@@ -23,7 +24,7 @@ class TrialResult:
 
     `score` is at `spec.images` images; `fid_infinity` its extrapolation to infinitely many, where there are shards
     enough. `setup_rows` and `setup_nfe` are the method's own, also where they were recalled and cost nothing. `seconds`
-    is worker time, summed over shards.
+    is worker time, summed over shards. `metrics`: what else was measured of the same images, by name.
     """
 
     spec: TrialSpec
@@ -40,6 +41,7 @@ class TrialResult:
     reference_hash: str
     model_hash: str
     walk: tuple[Mapping[str, Any], ...] = ()
+    metrics: Mapping[str, Score] = field(default_factory=dict)
     git_revision: str = field(default_factory=git_revision)
     versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -70,22 +72,29 @@ class TrialResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` gives an equal result."""
-        value = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return value | {
-            "spec": self.spec.to_json(),
-            "plan": self.plan.to_json(),
-            "solver": dict(self.solver),
-            "score": asdict(self.score),
-            "walk": [dict(step) for step in self.walk],
-            "versions": dict(self.versions),
-        }
+        value = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
+        metrics = {"metrics": {name: score.to_json() for name, score in self.metrics.items()}} if self.metrics else {}
+        return (
+            value
+            | metrics
+            | {
+                "spec": self.spec.to_json(),
+                "plan": self.plan.to_json(),
+                "solver": dict(self.solver),
+                "score": asdict(self.score),
+                "walk": [dict(step) for step in self.walk],
+                "versions": dict(self.versions),
+            }
+        )
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TrialResult:
         """Read a result back."""
-        held = {name: value[name] for name in TrialResult.__dataclass_fields__}
+        held = {name: value[name] for name in TrialResult.__dataclass_fields__ if name != "metrics"}
+        metrics = {name: Score.from_json(held) for name, held in value.get("metrics", {}).items()}
         score = value["score"] | {"leave_one_out": tuple(value["score"]["leave_one_out"])}
         read = {"spec": TrialSpec.from_json(value["spec"]), "plan": Plan.from_json(value["plan"])}
+        read["metrics"] = metrics
         return TrialResult(**held | read | {"score": Estimate(**score), "walk": tuple(held["walk"])})
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from pipeline.benchmarks import Benchmark
 from pipeline.comparison import Estimate
 from pipeline.metrics.distances import Part, estimate, growing, intercept, left_out
+from pipeline.panel import Panel, Portion
 from pipeline.plan import Plan
 from pipeline.result import TrialResult
 from pipeline.trial import Prepared, ShardResult, TrialSpec
@@ -111,6 +112,11 @@ def finish(
         model_hash=benchmark.model_hash,
         walk=prepared.walk,
     )
+
+
+def portions(panel: Panel, shards: Sequence[ShardResult]) -> list[Portion]:
+    """What each metric of the panel is measured on, of shards that it has kept something of."""
+    return panel.portions([shard.kept for shard in _ordered(shards) if shard.kept is not None])
 
 
 def _ordered(shards: Sequence[ShardResult]) -> list[ShardResult]:

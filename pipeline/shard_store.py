@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pipeline.metrics.moments import Moments
+from pipeline.panel import Kept, Panel
 from pipeline.trial import ShardResult
 from pipeline.whole_file import write_whole
 
@@ -52,15 +53,22 @@ class ShardStore:
             "rows": np.array([shard.rows for shard in shards]),
             "seconds": np.array([shard.seconds for shard in shards]),
         }
-        about = {"of": self._of(digest, seeds), "sum": _sum(arrays)}
+        kept = [shard.kept for shard in shards if shard.kept is not None]
+        arrays |= _packed(kept)
+        about = {"of": self._of(digest, seeds), "sum": _sum(arrays)} | ({"panel": kept[0].panel} if kept else {})
         file = self._file(self._folder, digest, seeds)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, save(arrays, about))
 
-    def take(self, digest: str, seeds: range, shard_images: int) -> Held | None:
-        """The shards of one batch, to the last bit; None where they were not kept, or not in this batch."""
+    def take(self, digest: str, seeds: range, shard_images: int, panel: Panel | None = None) -> Held | None:
+        """The shards of one batch, to the last bit; None where they were not kept, or not in this batch.
+
+        `panel`: they have to hold what these metrics keep.
+        """
+        wanted = None if panel is None else panel.digest
         if self._folder is None:
-            return self._held.get((digest, seeds))
+            held = self._held.get((digest, seeds))
+            return held if held is None or wanted in (None, held[0].kept and held[0].kept.panel) else None
         try:
             with safe_open(self._file(self._folder, digest, seeds), "np") as opened:
                 about = opened.metadata() or {}
@@ -70,14 +78,16 @@ class ShardStore:
         if about.get("of") != self._of(digest, seeds) or about.get("sum") != _sum(arrays):
             return None
         starts = seeds[::shard_images]
-        if len(starts) != len(arrays["n"]):
+        if len(starts) != len(arrays["n"]) or wanted not in (None, about.get("panel")):
             return None
+        kept = _unpacked(arrays, about["panel"]) if "panel" in about else [None] * len(starts)
         return tuple(
             ShardResult(
                 range(start, start + shard_images),
                 _moments(int(arrays["n"][i]), arrays["mean"][i], arrays["scatter"][i]),
                 int(arrays["rows"][i]),
                 float(arrays["seconds"][i]),
+                kept[i],
             )
             for i, start in enumerate(starts)
         )
@@ -101,6 +111,40 @@ class ShardStore:
     @staticmethod
     def _file(folder: Path, digest: str, seeds: range) -> Path:
         return folder / digest / f"{seeds.start}-{seeds.stop}.safetensors"
+
+
+def _packed(kept: Sequence[Kept]) -> dict[str, np.ndarray]:
+    """What metrics beside FID keep of the shards of a batch, as arrays."""
+    arrays: dict[str, np.ndarray] = {}
+    rows = [part.features for part in kept if part.features is not None]
+    if rows:
+        arrays |= {"features": np.concatenate(rows), "features.n": np.array([len(part) for part in rows])}
+    for name in kept[0].moments if kept else ():
+        held = [part.moments[name] for part in kept]
+        upper = np.triu_indices(held[0].dim)
+        arrays |= {
+            f"{name}.n": np.array([moments.n for moments in held]),
+            f"{name}.mean": np.stack([moments.mean for moments in held]),
+            f"{name}.scatter": np.stack([moments.scatter[upper] for moments in held]),
+        }
+    return arrays
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray], panel: str) -> list[Kept | None]:
+    """The opposite of `_packed`."""
+    names = [name.removesuffix(".scatter") for name in arrays if name.endswith(".scatter")]
+    features: list[np.ndarray | None] = [None] * len(arrays["n"])
+    if "features" in arrays:
+        features = list(np.split(arrays["features"], np.cumsum(arrays["features.n"])[:-1]))
+    return [
+        Kept(
+            panel,
+            features[i],
+            {name: _moments(int(arrays[f"{name}.n"][i]), arrays[f"{name}.mean"][i], arrays[f"{name}.scatter"][i])
+             for name in names},
+        )
+        for i in range(len(arrays["n"]))
+    ]  # fmt: skip
 
 
 def _moments(n: int, mean: np.ndarray, upper: np.ndarray) -> Moments:

@@ -37,6 +37,7 @@ PLAN, REFERENCE, VERSION = "sigmasearch.plan", "sigmasearch.reference", "sigmase
 REVISION, SAME_AS, REASON = "sigmasearch.revision", "sigmasearch.same_as", "sigmasearch.reason"
 LEAVE_ONE_OUT, CONFIRMS = "sigmasearch.leave_one_out", "sigmasearch.confirms"
 FEASIBLE, STOPPED_AT = "sigmasearch.feasible", "sigmasearch.stopped_at"
+OTHERS = "sigmasearch.beside"
 PARENT, NOTE, RUN_NAME = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runName"
 # Files of a trial's run.
 CARD, SAMPLES, STEPS, RESULT = "card.json", "samples.png", "steps.csv", "result.json"
@@ -45,6 +46,9 @@ CARD, SAMPLES, STEPS, RESULT = "card.json", "samples.png", "steps.csv", "result.
 FID_AT: Final = "fid_at_"
 # On a trial itself, once it was scored again on seeds that the search never saw.
 FID_CONFIRMED, FID_CONFIRMED_SE = "fid_confirmed", "fid_confirmed_se"
+# Metrics beside FID, on a confirmation; on what it confirms, with a word behind.
+BESIDE: Final = ("kid", "precision", "recall", "fd_dinov2")
+CONFIRMED: Final = "_confirmed"
 
 # The id of the shared view that `make ui` opens.
 VIEW: Final = "leaderboard"

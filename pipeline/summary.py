@@ -18,6 +18,7 @@ from rich.table import Table
 from pipeline import store
 from pipeline.progress import clock
 from reports import pareto
+from reports.beside import TITLES, others_of
 from reports.cost import Cost, rung_words
 from reports.numbers import confirmed_conditions, floor_sentence, plain
 from reports.rank_check import TRUSTED, RankCheck
@@ -105,6 +106,9 @@ def show(outcome: Outcome, console: Console) -> None:
         name = str(row["name"]).rsplit(" · ", 1)[0]
         shown = found.confirmed.get(row["key"], row)
         line(f"  {row['nfe']:>4g} NFE   FID {plain(shown) + _mark(found, shown):<15} {name}")
+        others = others_of(shown["beside"])
+        if others:
+            line(f"{'':>12}" + "   ".join(f"{TITLES[name]} {other.text}" for name, other in others.items()))
     counts = outcome.frame["state"].value_counts()
     told = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if state in counts)
     line(f"trials: {told}; {outcome.new_trials} of them new, in {clock(outcome.seconds)}")
@@ -224,7 +228,8 @@ def _scored(row: pd.Series[Any] | None) -> dict[str, Any] | None:
     if row is None:
         return None
     numbers = {name: _known(float(row[name])) for name in ("fid", "fid_se", "fid_corrected", "nfe")}
-    return {"key": row["key"]} | numbers
+    others = {name: {"value": o.value, "error": o.error} for name, o in others_of(row["beside"]).items()}
+    return {"key": row["key"]} | numbers | ({"metrics": others} if others else {})
 
 
 def _known(value: float) -> float | None:

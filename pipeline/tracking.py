@@ -292,7 +292,10 @@ class Record:
         MLflow's shared views are undocumented; the value is what its page reads (MLflow 3.17.2). One view a study,
         and one of the experiment for the study that was published last.
         """
-        held, value = self._client.get_experiment(self.experiment_id).tags, json.dumps(leaderboard_view(self.run_id))
+        told = {name for child in self._children.values() for name in child.metrics}
+        beside = [name for name in store.BESIDE if name in told]
+        held = self._client.get_experiment(self.experiment_id).tags
+        value = json.dumps(leaderboard_view(self.run_id, beside))
         for run_id in ("", self.run_id):
             name = f"mlflow.sharedViewState.{store.leaderboard_view(run_id)}"
             if held.get(name) != value:

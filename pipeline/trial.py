@@ -22,6 +22,7 @@ from pipeline.memory import Memory
 from pipeline.metrics.moments import Moments
 from pipeline.models import Stepped
 from pipeline.noise import CALIBRATION_SEEDS, noise
+from pipeline.panel import Kept, Panel
 from pipeline.plan import Plan
 from pipeline.portrait import Sitting
 from pipeline.registry import SpecError, build_dataclass, require, to_spec
@@ -129,12 +130,16 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """One shard's features as moments, and what it cost. `rows` as counted at the network."""
+    """One shard's features as moments, and what it cost. `rows` as counted at the network.
+
+    `kept`: what metrics beside FID keep of it, where there are any.
+    """
 
     seeds: range
     moments: Moments
     rows: int
     seconds: float
+    kept: Kept | None = None
 
 
 def memory_of(benchmark: Benchmark, folder: Path | None = None) -> Memory:
@@ -218,12 +223,19 @@ def finite(samples: Tensor, seeds: range) -> Tensor:
 
 
 def evaluate(
-    plan: Plan, benchmark: Benchmark, seeds: range, shard_images: int | None = None, sitting: Sitting | None = None
+    plan: Plan,
+    benchmark: Benchmark,
+    seeds: range,
+    shard_images: int | None = None,
+    sitting: Sitting | None = None,
+    panel: Panel | None = None,
+    first_seed: int = 0,
 ) -> list[ShardResult]:
     """Sample the images of `seeds` in one batch; the moments of their features, one for each shard.
 
     `shard_images` divides the number of seeds; by default they are one shard. `sitting` is for the plan's portrait and
-    changes nothing.
+    changes nothing. `panel`: metrics beside FID, which are shown the same images, of a trial that begins at
+    `first_seed`.
 
     Raises:
         NotFiniteError: a sample is nan or infinite.
@@ -232,14 +244,16 @@ def evaluate(
     meter = Meter(benchmark.denoiser(seeds))
     denoise = meter if sitting is None else sitting.watch(meter)
     samples = finite(draw(plan, denoise, benchmark.shape, seeds, benchmark.device), seeds)
-    features = benchmark.features(samples)
+    images = benchmark.images(samples)
+    features = benchmark.extractor(images)
     size = shard_images or len(seeds)
     moments = [Moments.of(part) for part in torch.split(features, size)]
-    # Every image takes as many rows, and is taken to take as long. Watching is no cost of the plan.
+    # Every image takes as many rows, and is taken to take as long. Watching is no cost of the plan, nor is the panel.
     share, seconds = len(moments), time.perf_counter() - started - (sitting.seconds if sitting else 0.0)
     if sitting is not None:
         sitting.end(plan, samples, benchmark)
+    kept = [None] * share if panel is None else panel.keep(images, features, seeds, first_seed, size)
     return [
-        ShardResult(seeds[i * size : (i + 1) * size], part, meter.rows // share, seconds / share)
+        ShardResult(seeds[i * size : (i + 1) * size], part, meter.rows // share, seconds / share, kept[i])
         for i, part in enumerate(moments)
     ]

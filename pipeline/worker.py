@@ -15,6 +15,8 @@ import torch
 from pipeline.benchmarks import Benchmark, load
 from pipeline.evidence import TeacherDistance
 from pipeline.metrics.distances import Part
+from pipeline.metrics.scores import Score
+from pipeline.panel import Bench, Panel, Portion
 from pipeline.plan import Plan
 from pipeline.portrait import Portrait, Sitting
 from pipeline.registry import SpecError
@@ -27,8 +29,8 @@ class Task:
     """Something to do for a trial. Lower `order` goes first: the oldest trial, its first images.
 
     prepare: place and trace `spec`. teach: solve `seeds` finely by `plan`. compare: the plan's distance to the teacher
-    that the pool shares. evaluate: the moments of `seeds`, one for each of the spec's shards. measure: the distance of
-    `part`, which is the `order[1]`th of its trial.
+    that the pool shares. evaluate: the moments of `seeds`, one for each of the spec's shards, and what `panel` keeps of
+    them. measure: the distance of `part`, or the metric of `portion`, which is the `order[1]`th of its trial.
     """
 
     key: str
@@ -38,6 +40,8 @@ class Task:
     seeds: range | None = None
     what: Literal["prepare", "teach", "compare", "evaluate", "measure"] = "prepare"
     part: Part | None = None
+    panel: Panel | None = None
+    portion: Portion | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class MeasuredBeside:
+    """The scores of a metric beside FID, and which one of the trial's it is."""
+
+    index: int
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a task gave no result. `machine` says whether it was lost with its worker rather than wrong in itself."""
 
@@ -81,7 +93,7 @@ class Failure:
     machine: bool = False
 
 
-Outcome = Prepared | Taught | Compared | Evaluated | Measured | Failure
+Outcome = Prepared | Taught | Compared | Evaluated | Measured | MeasuredBeside | Failure
 
 
 class Worker:
@@ -95,6 +107,7 @@ class Worker:
         self.benchmark: Benchmark = replace(held, device=device)
         self.memory = memory_of(self.benchmark, memory)
         self.teacher: Teacher | None = None
+        self._bench = Bench(self.benchmark)
 
     def ping(self) -> bool:
         """Answer, which says that the model is loaded."""
@@ -119,6 +132,8 @@ class Worker:
     def _done(self, task: Task) -> Outcome:
         if task.what == "prepare":
             return prepare(task.spec, self.benchmark, self.memory)
+        if task.portion is not None:
+            return MeasuredBeside(task.order[1], self._bench.score(task.portion))
         if task.what == "measure":
             assert task.part is not None
             return Measured(task.order[1], task.part.distance(self.benchmark.reference, self.benchmark.device))
@@ -133,5 +148,6 @@ class Worker:
         # A teacher's rung has shown the first images before.
         first = task.seeds.start == task.spec.first_seed and self.teacher is None
         sitting = Sitting() if first else None
-        shards = evaluate(task.plan, self.benchmark, task.seeds, task.spec.shard_images, sitting)
+        begun = task.spec.first_seed
+        shards = evaluate(task.plan, self.benchmark, task.seeds, task.spec.shard_images, sitting, task.panel, begun)
         return Evaluated(tuple(shards), sitting.portrait if sitting else None)

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline import store
+from pipeline.store import BESIDE
+from reports.beside import TITLES, others_of
 from reports.markdown import confirmed_line, counted, heading, line, md
 from reports.numbers import count, plain
 from reports.page.headline import Headline
@@ -17,7 +19,7 @@ from reports.record import complete, ranked
 from reports.standings import Standings, standings
 
 MOST_CHARACTERS = 8000  # of a tag in MLflow, which keeps this text as one
-HEAD = line("", "method", "NFE", "set-up NFE", "FID ± se", "confirmed"), "|:--|:--|--:|--:|--:|--:|"
+HEAD = ("", "method", "NFE", "set-up NFE", "FID ± se", "confirmed")
 LEGEND = (
     "Lower FID is better; NFE is how often the network is evaluated for an image. **front**: the searched samplers "
     "that no other one beats in both. **floor**: the fine solve, as good as this network gets. **baseline**: the best "
@@ -91,11 +93,16 @@ def _text(
     parts += [LEGEND] if page is None else [_links(page), page.picture(PICTURE), LEGEND]
     for each, lines in zip(found, rows, strict=True):
         shown = [make(linked) for make in lines[:kept]]
-        parts += [heading(each), "\n".join([*HEAD, *shown])]
+        names = _beside(each)
+        head = line(*HEAD, *(TITLES[name] for name in names)), "|:--|:--|--:|--:|--:|--:|" + "--:|" * len(names)
+        parts += [heading(each), "\n".join([*head, *shown])]
         if len(shown) < len(lines):
             left = len(lines) - len(shown)
             parts.append("One more row is in the report." if left == 1 else f"{left} more rows are in the report.")
         parts.append(confirmed_line(each))
+        if names:
+            told = ", ".join(TITLES[name] for name in names)
+            parts.append(f"{told}: of the same images; what they rest on, and their errors, is in the report.")
     return "\n\n".join([*parts, counted(frame)]) + "\n"
 
 
@@ -118,9 +125,17 @@ def _rows(each: Standings) -> Iterator[Callable[[Page | None], str]]:
             yield _row(each, title, row)
 
 
+def _beside(each: Standings) -> list[str]:
+    """The metrics beside FID that a confirmation of the group has."""
+    told = {name for again in each.confirmed.values() for name in others_of(again["beside"])}
+    return [name for name in BESIDE if name in told]
+
+
 def _row(each: Standings, title: str, row: pd.Series[Any]) -> Callable[[Page | None], str]:
     again = each.confirmed.get(row["key"])
-    numbers = count(row["nfe"]), count(row["setup_nfe"]), plain(row), "–" if again is None else plain(again)
+    others = {} if again is None else others_of(again["beside"])
+    numbers = [count(row["nfe"]), count(row["setup_nfe"]), plain(row), "–" if again is None else plain(again)]
+    numbers += [others[name].text if name in others else "–" for name in _beside(each)]
     name = md(row["name"] if title == "front" else row["method"])
 
     def made(page: Page | None) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.comparison import CONFIDENCE
+from reports.beside import HEADING, INTRODUCTION, BesideTable
 from reports.cost import Cost, rung_words
 from reports.numbers import (
     NEVER_WITHIN,
@@ -35,7 +36,7 @@ def markdown(frame: pd.DataFrame, budgets: Sequence[int] | None = None) -> str:
     parts, found = [counted(frame)], standings(frame, budgets)
     for each in found:
         parts += [heading(each), _main_table(each), _main_line(each), _verdict_table(each), _verdict_line(each)]
-        parts += [floor_sentence(each), _notes(each.group)]
+        parts += [_beside(each), floor_sentence(each), _notes(each.group)]
     check = RankCheck(frame)
     if check.climbed:
         parts += ["### Rank check", _rank_table(check), _rank_line(check), *_warnings(check)]
@@ -121,6 +122,17 @@ def _verdict_table(standings: Standings) -> str:
         told = [*theirs, *_scores(base), *mine, *_scores(ours), optimism, _gap(verdict), verdict.words]
         lines.append(line(str(verdict.budget), *told))
     return "\n".join(lines)
+
+
+def _beside(standings: Standings) -> str:
+    """The table of what was measured beside FID, with what it was measured on; empty where nothing was."""
+    found = BesideTable.of(standings)
+    if found is None:
+        return ""
+    lines = [line("", "method", "NFE", *found.names), "|:--|:--|--:|" + "--:|" * len(found.names)]
+    lines += [line(row.role, md(row.name), count(row.nfe), *row.cells) for row in found.rows]
+    notes = "\n".join(f"- {_md_light(note)}" for note in (INTRODUCTION, *found.notes))
+    return f"#### {HEADING}\n\n" + "\n".join(lines) + f"\n\n{notes}"
 
 
 def _scores(cell: Cell | None) -> tuple[str, str]:

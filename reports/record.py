@@ -30,7 +30,10 @@ NUMBERS = (
 )
 COUNTS = ("budget", "images", "first_seed", "shard_images")
 FLAGS = ("front", "feasible")
-COLUMNS = ("benchmark", "study", *TEXT, *FLAGS, *NUMBERS, "leave_one_out", *COUNTS, "terminal", "name", "run_id")
+COLUMNS = (
+    *("benchmark", "study", *TEXT, *FLAGS, *NUMBERS, "leave_one_out", *COUNTS, "terminal", "name", "run_id"),
+    "beside",
+)
 # Between a study's name and the first digits of its fingerprint, where several have that name.
 AT: Final = "@"
 FEW_DIGITS = 8
@@ -128,7 +131,7 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("float64")
     for name in COUNTS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype("Int64")
-    for name in ("benchmark", "study", *TEXT, "terminal", "name", "run_id"):
+    for name in ("benchmark", "study", *TEXT, "terminal", "name", "run_id", "beside"):
         frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
     frame["front"] = frame["front"].eq(True)
     frame["feasible"] = ~frame["feasible"].isin((False, "false"))
@@ -266,6 +269,7 @@ def _row(run: Any, experiment: str, study: str, parent: str) -> dict[str, Any]:
     row |= {name: params.get(name) for name in ("images", "first_seed", "shard_images")}
     asked = tags.get(store.BUDGET) if "baseline/" in row["key"] else None  # others only happen to be within one
     row |= {"budget": asked, "terminal": params.get("terminal", "")}
+    row["beside"] = tags.get(store.OTHERS, "")
     row |= {"feasible": tags.get(store.FEASIBLE, ""), "leave_one_out": tags.get(store.LEAVE_ONE_OUT, "")}
     row["front"] = tags.get(store.FRONT) == "true"
     if tags.get(store.PARENT) != parent or not row["key"]:

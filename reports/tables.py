@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.store import BESIDE
+from reports.beside import others_of
 from reports.latex import latex
 from reports.leaderboard import leaderboard
 from reports.markdown import markdown
@@ -29,6 +31,7 @@ _LONG = (
     *("optimism", "optimism_error", "winner", "inconclusive", "at_floor"),
     *("gap", "gap_error", "paired", "confirmed", "verdict"),
 )
+_BESIDE = [f"confirmed_{name}{end}" for name in BESIDE for end in ("", "_error")]
 # Printed whole, however large.
 _COUNTS = (
     *("spent_rows", "images", "first_seed", "last_seed"),
@@ -51,7 +54,8 @@ def csv(frame: pd.DataFrame, budgets: Sequence[int] | None = None) -> str:
                 marks = {"winner": cell.winner, "inconclusive": cell.tied, "at_floor": cell.at_floor}
                 told = _told(verdicts[budget]) if cell.role == "searched" else {}
                 rows.append(_long(each, cell.row, cell.role, cell.method, budget) | marks | told)
-    held = pd.DataFrame(rows, columns=[*_LONG, *rung_columns(frame)])
+    beside = [name for name in _BESIDE if any(name in row for row in rows)]
+    held = pd.DataFrame(rows, columns=[*_LONG, *rung_columns(frame), *beside])
     for name in _COUNTS:
         held[name] = pd.to_numeric(held[name]).astype("Int64")
     return held.to_csv(index=False, lineterminator="\n", float_format="%.6g")
@@ -76,6 +80,8 @@ def _long(
     again = standings.confirmed.get(row["key"])
     if again is not None:
         held |= {f"confirmed_{name}": again[name] for name in _CONFIRMED}
+        for name, other in others_of(again["beside"]).items():
+            held |= {f"confirmed_{name}": other.value, f"confirmed_{name}_error": other.error}
     optimism = standings.optimism(row)
     return held | {
         "budget": "" if budget is None else budget,

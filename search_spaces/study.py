@@ -14,7 +14,10 @@ from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from pipeline import benchmarks
+from pipeline.benchmarks import Benchmark
 from pipeline.methods import METHODS
+from pipeline.metrics.scores import METRICS
+from pipeline.panel import Panel
 from pipeline.registry import SpecError
 from pipeline.trial import TrialSpec
 from pipeline.yaml_file import mistake, read
@@ -53,6 +56,7 @@ class Study(BaseModel):
     rungs: Rungs | None = Rungs()  # None: every trial is scored on all images
     confirm: Confirm | None = Confirm()  # None: nothing is confirmed
     constraints: Constraints = Constraints()
+    metrics: list[Any] = []  # beside FID, of what is confirmed
     baselines: list[str] | Literal["all"] = "all"
     floor: Pair
     space: dict[str, Any]
@@ -61,6 +65,7 @@ class Study(BaseModel):
     _space: Space = PrivateAttr()
     _points: list[dict[str, Any]] = PrivateAttr()
     _rows_per_image: int = PrivateAttr()
+    _panel: Panel | None = PrivateAttr()
 
     @field_validator("study")
     @classmethod
@@ -73,6 +78,14 @@ class Study(BaseModel):
     @classmethod
     def _none(cls, given: object) -> object:
         return None if given == "none" else given
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _listed(cls, metrics: object) -> object:
+        if not isinstance(metrics, list):
+            given = "null" if metrics is None else metrics
+            raise SpecError("is no list of metrics", given=given, allowed=METRICS.names())
+        return metrics
 
     @field_validator("budgets")
     @classmethod
@@ -131,6 +144,7 @@ class Study(BaseModel):
                 allowed=f"{fewest * self._rows_per_image} or more, or fewer moves in the space",
             )
         ends = benchmark.sigma_min, benchmark.sigma_max
+        self._panel = self._checked_panel(benchmark, confirmed)
         self._points = []
         for i, setting in enumerate(self.published):
             try:
@@ -138,6 +152,27 @@ class Study(BaseModel):
             except SpecError as error:
                 raise error.under(f"published[{i}]") from None
         return self
+
+    def _checked_panel(self, benchmark: Benchmark, confirmed: TrialSpec | None) -> Panel | None:
+        """The metrics beside FID, where there are some: they are of the confirmations' images."""
+        if not self.metrics:
+            return None
+        if confirmed is None:
+            message = "are measured on what is confirmed, and nothing is"
+            raise SpecError(message, path="metrics", given=self.metrics, allowed="confirm: {first_seed: ...}")
+        try:
+            panel = Panel.of(self.metrics)
+            panel.check(benchmark, confirmed.images)
+        except SpecError as error:
+            raise SpecError(
+                error.message, given=error.given, allowed=error.allowed, path=f"metrics{error.path}"
+            ) from None
+        return panel
+
+    @property
+    def panel(self) -> Panel | None:
+        """The metrics beside FID that confirmations are measured by; None where there are none."""
+        return self._panel
 
     @property
     def rows_per_image(self) -> int:

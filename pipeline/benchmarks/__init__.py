@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from pipeline.denoiser import BatchDenoiser, Denoiser
 from pipeline.metrics import reference_files
 from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import FEATURES, Extractor, name_of, quantise
+from pipeline.metrics.image_files import ROWS
 from pipeline.metrics.moments import Moments
 from pipeline.metrics.reference_files import ImageReference, StoredReference
 from pipeline.models import MODELS, Conditional, Model
@@ -135,14 +137,22 @@ class Benchmark:
             return model.denoiser(where)
         return BatchDenoiser(lambda part: model.denoiser_for(part, where), seeds, self.rows_per_image)
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """One image as an extractor is shown it: (C, H, W)."""
+        return self.model.image_shape if isinstance(self.model, _Decodes) else self.model.shape
+
     def images(self, samples: Tensor) -> Tensor:
-        """Samples as images in data units (B, C, H, W): themselves, or what the model's decoder makes of latents."""
-        return self.model.decode(samples) if isinstance(self.model, _Decodes) else samples
+        """Samples in data units as extractors are shown them: decoded from latents, quantised where the card says so.
+
+        (B, C, H, W) -> (B, C', H', W').
+        """
+        images = self.model.decode(samples) if isinstance(self.model, _Decodes) else samples
+        return quantise(images) if self.spec.quantise else images
 
     def features(self, samples: Tensor) -> Tensor:
-        """Features of samples in data units (B, C, H, W) -> (B, d), quantised first where the card says so."""
-        images = self.images(samples)
-        return self.extractor(quantise(images) if self.spec.quantise else images)
+        """Features of samples in data units (B, C, H, W) -> (B, d)."""
+        return self.extractor(self.images(samples))
 
     @functools.cached_property
     def reference(self) -> Reference:
@@ -154,6 +164,23 @@ class Benchmark:
         if self.spec.reference == "data" and isinstance(self.model, _HasImages):
             return Reference.of(Moments.of(self.features(self.model.images())))
         raise AssertionError("checked by load")
+
+    @property
+    def reference_count(self) -> int:
+        """How many images the reference is made of, where they are at hand; 0 where it is moments alone."""
+        if isinstance(self.file, ImageReference):
+            return len(self.file.images.names)
+        return len(self.model.images()) if self.spec.reference == "data" and isinstance(self.model, _HasImages) else 0
+
+    def reference_images(self, count: int | None = None) -> Iterator[Tensor]:
+        """Its images in batches on `device`, as extractors are shown them; `count` spread evenly over all of them."""
+        if isinstance(self.file, ImageReference):
+            files = self.file.images
+            yield from (batch.to(self.device) for batch in files.batches(files.chosen(count)))
+        elif isinstance(self.model, _HasImages):
+            held = self.model.images()
+            kept = held if count is None else held[[i * len(held) // count for i in range(count)]]
+            yield from (self.images(part.to(self.device)) for part in torch.split(kept, ROWS))
 
     @property
     def reference_hash(self) -> str:

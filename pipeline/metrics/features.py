@@ -43,7 +43,7 @@ class Extractor(Protocol):
         ...
 
 
-FEATURES: Registry[Extractor] = Registry("feature extractor", ("pipeline.metrics.inception",))
+FEATURES: Registry[Extractor] = Registry("feature extractor", ("pipeline.metrics.inception", "pipeline.metrics.dinov2"))
 
 
 def name_of(extractor: Extractor) -> str:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import io
-import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.metrics.features import FEATURES, through
+from pipeline.metrics.weight_files import WeightsFile
 from pipeline.registry import SpecError
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -61,44 +57,11 @@ class Inception:
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 of the weights' file. It stays what it was when the extractor was made, also on a worker."""
-        return _sha256(*_stamped(self._file))
+        return _weights().sha256(self._file)
 
     @property
     def _file(self) -> Path:
-        given = self.weights or os.environ.get(VARIABLE, "")
-        if given:
-            return Path(given).absolute()
-        return Path(torch.hub.get_dir(), "checkpoints", FILE)
-
-
-@contextlib.contextmanager
-def _needed(file: Path) -> Iterator[None]:
-    """A file that is not there, or not to be read, is a mistake that says what to fetch."""
-    try:
-        yield
-    except OSError as error:
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-        message = f"inception has no weights here ({error.strerror}): fetch {URL_INCEPTION_V3} and put it there"
-        raise SpecError(f"{message}, or name the file in {VARIABLE}", path="weights", given=str(file)) from None
-
-
-def _stamped(file: Path) -> tuple[Path, int, int]:
-    with _needed(file):
-        status = file.stat()
-    return file, status.st_mtime_ns, status.st_size
-
-
-@functools.lru_cache(maxsize=4)
-def _sha256(file: Path, *unchanged: int) -> str:
-    with _needed(file), file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    # By the convention of torch's store a file's name ends in the first digits of its hash.
-    promised = re.search(r"-([0-9a-f]{8,64})\.pth$", file.name)
-    if promised and not found.startswith(promised[1]):
-        message = "is not what its name says, fetched in part or changed"
-        raise SpecError(message, path="weights", given=f"{file}, SHA-256 {found[:16]}", allowed=f"{promised[1]}...")
-    return found
+        return _weights().found(self.weights)
 
 
 @functools.cache
@@ -107,23 +70,21 @@ def _network(sha256: str, device: str, file: Path) -> Any:
 
     torch-fidelity would unpickle the file without a check, so it is given a copy that holds tensors and no more.
     """
-    with _needed(file):
-        content = file.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        message = "inception's weights are others than when the extractor was made"
-        raise SpecError(message, path="weights", given=f"{file}, SHA-256 {found[:16]}", allowed=f"{sha256[:16]}...")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     copy = io.BytesIO()
+    held = _weights().read(file, sha256)
     try:
-        held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        torch.save({str(name): tensor.detach().clone() for name, tensor in held.items()}, copy)
+        torch.save(held, copy)
         copy.seek(0)
         with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
             network = FeatureExtractorInceptionV3(NETWORK, [LAYER], feature_extractor_weights_path=copy)
-    except Exception as error:  # torch raises what its reader met
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        message = f"does not hold the weights of {NETWORK} ({reason})"
-        raise SpecError(message, path="weights", given=str(file)) from None
+    except Exception as error:  # torch names tensors that are missing or of other shapes
+        raise _weights().mistaken(file, error) from None
     return network.to(device)
+
+
+def _weights() -> WeightsFile:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return WeightsFile("inception", NETWORK, VARIABLE, FILE, URL_INCEPTION_V3)

@@ -105,7 +105,7 @@ def study_of(table: Table, overrides: Mapping[str, Any]) -> Study:
         SpecError: they make no study.
     """
     try:
-        return Study.model_validate(table.study | {"confirm": "none"} | dict(overrides))
+        return Study.model_validate(table.study | {"confirm": "none", "metrics": []} | dict(overrides))
     except ValidationError as error:
         raise mistake(error, Study) from None
 

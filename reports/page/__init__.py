@@ -17,6 +17,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports.artifacts import Artifacts
+from reports.beside import INTRODUCTION
 from reports.hypervolume import Growth
 from reports.numbers import NEVER_WITHIN
 from reports.page.budget import panels
@@ -67,6 +68,7 @@ def page(frame: pd.DataFrame, artifacts: Artifacts, budgets: Sequence[int] | Non
         trials=trials_sentence(frame),
         front=front,
         tables=[GroupTables.of(each) for each in found],
+        beside_introduction=INTRODUCTION,
         panels=shown,
         pictures=[] if album is None else album.pictures,
         pictures_note="" if album is None else album.note,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reports.beside import BesideTable
 from reports.numbers import conditions, count, floor_sentence, groups_left_out, plain, setup, signed, spent
 from reports.page.headline import SYMBOLS, floor_line, kind_of
 from reports.standings import Cell, Standings, Verdict
@@ -65,6 +66,7 @@ class GroupTables:
     floor: str
     floor_sentence: str
     confirmed: bool
+    beside: BesideTable | None
     excluded: int
 
     @staticmethod
@@ -90,6 +92,7 @@ class GroupTables:
             floor_line(found),
             floor_sentence(found),
             bool(found.confirmed),
+            BesideTable.of(found),
             int((~found.group["feasible"]).sum()),
         )
 
