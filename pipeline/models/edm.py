@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pipeline.denoiser import Denoiser
 from pipeline.models import MODELS
+from pipeline.networks.arguments import build, checked
 from pipeline.networks.checkpoint import Checkpoint, read_checkpoint
 from pipeline.networks.preconditioning import Preconditioner
 from pipeline.registry import SpecError, require
@@ -31,10 +32,12 @@ class EdmModel:
 
     `label` is the class of every image; null for a network without classes, or where each image's class is drawn from
     its seed (`denoiser_for`). `fp16`: whether F runs in float16 on a CUDA device; null is as the network was trained.
-    Elsewhere it runs in float32, as published. `sha256` is the file's, checked where it is given.
+    Elsewhere it runs in float32, as published. `sha256` is the file's, checked where it is given. `network`: the `kind`
+    and arguments that the checkpoint is expected to be made from. Where they are given, the file may come later: shape
+    and classes are known without it.
 
     Raises:
-        SpecError: no such file, not a checkpoint, not the one of that hash; no such class.
+        SpecError: no such file, not a checkpoint, not the one of that hash or of that network; no such class.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("path",)
@@ -43,8 +46,12 @@ class EdmModel:
     label: int | None = None
     fp16: bool | None = None
     sha256: str | None = None
+    network: Mapping[str, Any] | None = field(default=None, hash=False)
+    shorthand: ClassVar[str] = "path"
 
     def __post_init__(self) -> None:
+        if self._is_here:
+            _ = self._network  # what is wrong with it is told now
         classes = self.classes
         if self.label is not None:
             require(0 <= self.label < classes, "label", self.label, f"0 to {classes - 1}" if classes else "null")
@@ -52,8 +59,8 @@ class EdmModel:
     @property
     def shape(self) -> tuple[int, ...]:
         """One image: (C, H, W)."""
-        size = self._network.img_resolution
-        return (self._network.img_channels, size, size)
+        size = self.outline.img_resolution
+        return (self.outline.img_channels, size, size)
 
     @property
     def rows_per_image(self) -> int:
@@ -63,7 +70,7 @@ class EdmModel:
     @property
     def classes(self) -> int:
         """How many classes the network has; 0 where it has none."""
-        return self._network.label_dim
+        return self.outline.label_dim
 
     @functools.cached_property
     def hash(self) -> str:
@@ -103,7 +110,7 @@ class EdmModel:
 
     def __getstate__(self) -> Mapping[str, Any]:
         # A worker reads the file itself.
-        return {"path": self.path, "label": self.label, "fp16": self.fp16, "sha256": self.sha256}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
@@ -118,9 +125,15 @@ class EdmModel:
             if found != self.sha256.lower():
                 raise SpecError("is another file than the card names", path="sha256", given=found, allowed=self.sha256)
         try:
-            return read_checkpoint(file)
+            found = read_checkpoint(file)
         except SpecError as error:
             raise self._in_file(error) from None
+        made_from = _made_from(found)
+        for key, declared in ({} if self.network is None else self.network).items():
+            if key not in made_from or made_from[key] != declared:
+                raise SpecError(f"{self.path} holds another network", path=f"network.{key}", given=declared,
+                                allowed=str(made_from.get(key, "none")))  # fmt: skip
+        return found
 
     @functools.cached_property
     def _network(self) -> Preconditioner:
@@ -129,6 +142,17 @@ class EdmModel:
             return checkpoint.network()
         except SpecError as error:
             raise self._in_file(error) from None
+
+    @functools.cached_property
+    def outline(self) -> Preconditioner:
+        """The network without weights: as its checkpoint says, or as declared where that is not here yet."""
+        if self.network is None or self._is_here:
+            return _outlined(_made_from(self._checkpoint))
+        return _outlined(self.network)
+
+    @property
+    def _is_here(self) -> bool:
+        return self.network is None or Path(self.path).expanduser().exists()
 
     def _in_file(self, error: SpecError) -> SpecError:
         # A card's error names the card as its file: what is wrong with the checkpoint is a mistake of the key `path`.
@@ -148,6 +172,19 @@ class EdmModel:
             copy = self._checkpoint.network()
             self._networks[device] = copy.to(device)
         return self._networks[device]
+
+
+def _made_from(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"kind": checkpoint.kind, **checked(checkpoint.kind, checkpoint.arguments)}
+
+
+def _outlined(network: Mapping[str, Any]) -> Preconditioner:
+    arguments = {key: value for key, value in network.items() if key != "kind"}
+    try:
+        return build(str(network.get("kind")), arguments)
+    except SpecError as error:
+        where = "kind" if error.path == "class" else error.path
+        raise SpecError(error.message, given=error.given, allowed=error.allowed, path=f"network.{where}") from None
 
 
 class EdmDenoiser:
