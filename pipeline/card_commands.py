@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.terminal import AsJson, console, writing
+from pipeline.terminal import AsJson, OtherModel, console, writing
 
 # Heavy imports are made inside the commands, as in `pipeline.cli`.
 app = typer.Typer()
@@ -37,6 +37,7 @@ def plan(
             help="Measure the true local error of an Euler step at each sigma, beside SDM's estimate and bound.",
         ),
     ] = False,
+    model: OtherModel = None,
     out: Annotated[Path, typer.Option(help="The card to write.")] = Path("card.json"),
     as_json: AsJson = False,
 ) -> None:
@@ -47,6 +48,7 @@ def plan(
     from pipeline import plan_options, rerun, result, trial
     from pipeline.card import plan_card, write_card
 
+    benchmark = rerun.replaced(benchmark, model)
     held = rerun.load_benchmark(benchmark, "benchmark")
     spec = plan_options.spec(
         benchmark,
@@ -96,6 +98,7 @@ def sample(
     card: Annotated[Path, typer.Argument(help="A card.")],
     images: Annotated[int, typer.Option(min=1, max=4096, help="How many.")] = 64,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
+    model: OtherModel = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
 ) -> None:
     """Draw a picture grid with a card's plan.
@@ -105,7 +108,7 @@ def sample(
     from pipeline import rerun
 
     with writing(out):
-        print(rerun.sample(card, out, images, first_seed))
+        print(rerun.sample(card, out, images, first_seed, model))
 
 
 @app.command()
@@ -116,6 +119,7 @@ def evaluate(
         int | None, typer.Option(min=0, help="Seed of the first image; the card's by default.")
     ] = None,
     shard_images: Annotated[int | None, typer.Option(min=1, help="Images a shard; a divisor of images.")] = None,
+    model: OtherModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a card's plan: FID with its error, NFE as measured at the network.
@@ -124,7 +128,7 @@ def evaluate(
     """
     from pipeline import rerun
 
-    told = rerun.score(card, images, first_seed, shard_images)
+    told = rerun.score(card, images, first_seed, shard_images, model)
     if as_json:
         print(json.dumps(told, indent=1))
         return

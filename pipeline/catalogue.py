@@ -40,8 +40,8 @@ def _fields(cls: type[Any]) -> str:
 
 def _benchmark(name: str) -> str:
     card, folder = benchmarks.card_of(name), benchmarks.find(name).folder
-    lacking = [str(file.path) for file in benchmarks.missing(card, folder)]
-    return card.title + (f" (not here: {', '.join(lacking)})" if lacking else "")
+    lacking = [str(file.path.relative_to(folder)) for file in benchmarks.missing(card, folder)]
+    return card.title + (f" (not in {folder}: {', '.join(lacking)})" if lacking else "")
 
 
 def _study(name: str) -> str:

@@ -24,12 +24,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import search_spaces
 from pipeline import agenda, benchmarks
 from pipeline.benchmarks import Benchmark
 from pipeline.denoiser import Denoiser
 from pipeline.metrics.features import Identity
 from pipeline.schedules import SCHEDULES
-from pipeline.speed import Speed
+from pipeline.speed import Speed, speed
 from pipeline.trial import Prepared, TrialSpec, memory_of, prepare
 from search_spaces import Study
 
@@ -89,7 +90,11 @@ class Forecast:
             "benchmark": self.benchmark,
             "parts": [vars(part) for part in self.parts],
             "network_rows": {"full_size": self.most, "estimate": self.estimate},
-            "hours": {"of": self.speed.hours_of, "full_size": self.hours(self.most), "estimate": self.hours(self.estimate)},
+            "hours": {
+                "of": self.speed.hours_of,
+                "full_size": self.hours(self.most),
+                "estimate": self.hours(self.estimate),
+            },
             "workers": self.workers,
             "rows_per_second": self.speed.rows_per_second,
             "rate": self.speed.told,
@@ -124,7 +129,19 @@ class _Shrunk:
         return x * (SIGMA_DATA**2 / (SIGMA_DATA**2 + sigma**2))
 
 
-def forecast(study: Study, speed: Speed) -> Forecast:
+def dry_run(file: str, overrides: Mapping[str, Any], tflops: float | None = None) -> Forecast:
+    """The forecast of a study file with these keys replaced; `tflops` is what a GPU comes to, where not measured.
+
+    Raises:
+        SpecError: a mistake in the file, in the benchmark's card, or in an option.
+    """
+    study = search_spaces.load(file, overrides)
+    typical = study.budgets[len(study.budgets) // 2]
+    given = study.resources
+    return forecast(study, speed(study.benchmark, given.gpus, study.threads, typical, tflops))
+
+
+def forecast(study: Study, rate: Speed) -> Forecast:
     """What the whole study costs, of which nothing has been done."""
     card = benchmarks.card_of(study.benchmark)
     folder = benchmarks.find(study.benchmark).folder
@@ -154,7 +171,8 @@ def forecast(study: Study, speed: Speed) -> Forecast:
     spent = sum(made.spent_rows for made in drawn) / len(drawn)
     parts = [
         Part("floor", 1, beside, beside * floor_rows, beside * floor_rows),
-        Part("baselines", len(baselines), len(baselines) * beside, beside * sum(baselines), beside * sum(distinct.values())),
+        Part("baselines", len(baselines), len(baselines) * beside, beside * sum(baselines),
+             beside * sum(distinct.values())),
         Part("trials", study.trials, study.trials * beside, study.trials * beside * study.budgets[-1],
              round(study.trials * study.images * mean * share)),
         *_confirmations(study, floor_rows),
@@ -173,7 +191,7 @@ def forecast(study: Study, speed: Speed) -> Forecast:
     if study.confirm is not None:
         notes.append("confirmations: at most one plan of each NFE; estimate: the front and a baseline at each budget")
     lacking = tuple(str(file.path) for file in benchmarks.missing(card, folder))
-    return Forecast(study.study, study.benchmark, max(study.workers, 1), tuple(p for p in parts if p.count), speed,
+    return Forecast(study.study, study.benchmark, max(study.workers, 1), tuple(p for p in parts if p.count), rate,
                     lacking, tuple(notes))  # fmt: skip
 
 

@@ -30,15 +30,25 @@ def load_benchmark(name: str, key: str) -> Benchmark:
         raise error if error.file else error.under(key) from None
 
 
-def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
+def replaced(benchmark: str, model: str | None) -> str:
+    """The benchmark with the model of the option --model in its card's place, if one is given."""
+    try:
+        return benchmarks.with_model(benchmark, model)
+    except SpecError as error:
+        raise error.under("--model") from None
+
+
+def opened(card: Path, model: str | None = None) -> tuple[TrialSpec, Plan, Benchmark]:
     """A card's spec and plan, and its benchmark, which must be the version and the network that the card was made for.
+
+    `model` says where that network is now, if not where the card says.
 
     Raises:
         SpecError: an unreadable card, an unknown benchmark, or one that is another by now.
     """
     spec, plan, written = read_card(card)
     with _about(card):
-        held = load_benchmark(spec.benchmark, "spec.benchmark")
+        held = load_benchmark(replaced(spec.benchmark, model), "spec.benchmark")
         made_for = written["benchmark"]
         now = {"name": spec.benchmark, "version": held.version, "model_hash": held.model_hash}
         for key, value in now.items():
@@ -48,13 +58,15 @@ def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
     return spec, plan, held
 
 
-def score(card: Path, images: int | None, first_seed: int | None, shard_images: int | None) -> dict[str, Any]:
+def score(
+    card: Path, images: int | None, first_seed: int | None, shard_images: int | None, model: str | None = None
+) -> dict[str, Any]:
     """Evaluate the card's plan in this process; its own images, seeds and shards where none are given.
 
     Raises:
         SpecError: the card is unreadable, images and shards do not fit, or samples are not finite.
     """
-    spec, plan, held = opened(card)
+    spec, plan, held = opened(card, model)
     count = images or spec.images
     # The card's own shards where they fit, so that its own images give its own numbers to the last digit.
     own = spec.shard_images if count % spec.shard_images == 0 and count >= 2 * spec.shard_images else _shard(count)
@@ -86,9 +98,9 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
     }
 
 
-def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:
+def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0, model: str | None = None) -> Path:
     """Draw a card's samples as one picture."""
-    _, plan, held = opened(card)
+    _, plan, held = opened(card, model)
     seeds = range(first_seed, first_seed + images)
     samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds)
     return picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)

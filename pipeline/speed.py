@@ -47,14 +47,14 @@ class Speed:
     told: str
 
 
-def speed(benchmark: str, *, gpus: float, threads: int, nfe: int, tflops: float | None = None) -> Speed:
+def speed(benchmark: str, gpus: float, threads: int, nfe: int, tflops: float | None = None) -> Speed:
     """The rate of one worker with these `gpus` and `threads`, at plans of `nfe` rows an image.
 
     Measured where everything that the card names is here and the device too; else, and where `tflops` is given, by the
     operations that the network takes.
 
     Raises:
-        SpecError: a mistake in the card, other than that a file is not here.
+        SpecError: a mistake in the card, other than that a file is not here; `tflops` for what has no layers to count.
     """
     card, folder = benchmarks.card_of(benchmark), benchmarks.find(benchmark).folder
     lacking = ", ".join(file.path.name for file in benchmarks.missing(card, folder))
@@ -71,6 +71,9 @@ def speed(benchmark: str, *, gpus: float, threads: int, nfe: int, tflops: float 
         else:
             return _measured(replace(held, device="cuda" if gpus else "cpu"), threads, nfe)
     network: Preconditioner | None = getattr(benchmarks.model_of(benchmark), "outline", None)
+    if network is None and tflops is not None:
+        message = "is for a network whose layers are known"
+        raise SpecError(message, path="--gpu-tflops", given=tflops, allowed="the model edm")
     if network is None:
         return Speed(None, "GPU" if gpus else "CPU", f"unknown: {why}, and its network cannot be counted")
     operations = flops(network)

@@ -34,8 +34,8 @@ from pipeline.models import MODELS, Conditional, Model
 from pipeline.registry import SpecError
 
 __all__ = [
-    "FOLDER", "Benchmark", "Card", "card_of", "data_folder", "find", "from_card", "load", "missing", "model_of", "names",
-    "parted", "rows_per_image", "with_model",
+    "FOLDER", "Benchmark", "Card", "card_of", "data_folder", "find", "from_card", "load", "missing", "model_of",
+    "names", "parted", "rows_per_image", "with_model",
 ]  # fmt: skip
 
 
@@ -144,7 +144,7 @@ class Benchmark:
 
 
 def load(benchmark: str | Path) -> Benchmark:
-    """The benchmark of that name, or of the YAML card at that path; `@KIND:WHAT` behind it is a model in its card's place.
+    """The benchmark of that name, or of the YAML card at that path; `@KIND:WHAT` behind it replaces its model.
 
     Raises:
         SpecError: no such benchmark; a card that cannot be read or does not say what a card must; a file that is not
@@ -272,4 +272,3 @@ def _file(card: Card, folder: Path, extractor: Extractor, shape: tuple[int, ...]
             "the file is another", path="reference_sha256", given=card.reference_sha256, allowed=found.sha256
         )
     return found
-

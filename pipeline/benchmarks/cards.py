@@ -79,7 +79,7 @@ class FoundCard:
 
 @dataclass(frozen=True)
 class MissingFile:
-    """A file that a card names and that is not here: the card's key, the path it is to have, and where it can be had."""
+    """A file that a card names and that is not here: the card's key, the path it is to have, where it can be had."""
 
     key: str
     path: Path
@@ -87,7 +87,9 @@ class MissingFile:
 
     def mistake(self) -> SpecError:
         """What to do about it, in one line."""
-        return SpecError(f"there is no such file: fetch {self.url} and put it there", path=self.key, given=str(self.path))
+        return SpecError(
+            f"there is no such file: fetch {self.url} and put it there", path=self.key, given=str(self.path)
+        )
 
 
 def names() -> list[str]:
@@ -184,6 +186,4 @@ def named_files(held: Card, folder: Path) -> dict[str, tuple[Path, str]]:
 
 def missing(held: Card, folder: Path) -> list[MissingFile]:
     """The files that can be fetched and are not here."""
-    return [
-        MissingFile(key, path, url) for key, (path, url) in named_files(held, folder).items() if not path.exists()
-    ]
+    return [MissingFile(key, path, url) for key, (path, url) in named_files(held, folder).items() if not path.exists()]

@@ -125,15 +125,15 @@ class EdmModel:
             if found != self.sha256.lower():
                 raise SpecError("is another file than the card names", path="sha256", given=found, allowed=self.sha256)
         try:
-            found = read_checkpoint(file)
+            read = read_checkpoint(file)
         except SpecError as error:
             raise self._in_file(error) from None
-        made_from = _made_from(found)
+        made_from = _made_from(read)
         for key, declared in ({} if self.network is None else self.network).items():
             if key not in made_from or made_from[key] != declared:
                 raise SpecError(f"{self.path} holds another network", path=f"network.{key}", given=declared,
                                 allowed=str(made_from.get(key, "none")))  # fmt: skip
-        return found
+        return read
 
     @functools.cached_property
     def _network(self) -> Preconditioner:

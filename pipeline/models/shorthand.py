@@ -20,7 +20,9 @@ def expanded(given: str) -> dict[str, Any]:
     kinds = shorthands()
     kind, colon, what = given.partition(":")
     if not colon or not what:
-        raise SpecError("is no model", given=given, allowed=[f"{name}:{field.upper()}" for name, field in kinds.items()])
+        raise SpecError(
+            "is no model", given=given, allowed=[f"{name}:{field.upper()}" for name, field in kinds.items()]
+        )
     if kind not in kinds:
         raise SpecError("unknown kind of model", given=kind, allowed=kinds)
     return {"name": kind, kinds[kind]: what}
