@@ -37,7 +37,7 @@ from search_spaces import Study
 # 10 searches of 200 trials on digits-kde took 1/10.1 of what the same trials would have at full size (1/7.4 to 1/13.4).
 SHARE = 1 / 10.1
 SHARE_SOURCE = "1/10.1 of it, as 10 searches of 200 trials on digits-kde took (1/7.4 to 1/13.4): README"
-POINTS = 64  # of the space, drawn at random
+POINTS = 32  # of the space, drawn at random
 PIXELS = 16  # of the stand-in: its plans cost what those of as many as the images have do
 SIGMA_DATA = 0.5  # EDM's, Karras et al., 2022, arXiv 2206.00364, table 1
 
