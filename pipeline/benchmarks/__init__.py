@@ -236,9 +236,9 @@ def model_of(benchmark: str | Path) -> Model:
     Raises:
         SpecError: no such card, a mistake in it, or it does not tell.
     """
-    found = find(benchmark)
+    card, found = card_of(benchmark), find(benchmark)
     try:
-        return MODELS.build(_beside(checked(found.content).model, found.folder))
+        return MODELS.build(_beside(card.model, found.folder))
     except SpecError as error:
         raise error.under("model", str(found.file)) from None
 

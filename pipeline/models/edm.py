@@ -41,13 +41,13 @@ class EdmModel:
     """
 
     paths: ClassVar[tuple[str, ...]] = ("path",)
+    shorthand: ClassVar[str] = "path"
 
     path: str
     label: int | None = None
     fp16: bool | None = None
     sha256: str | None = None
     network: Mapping[str, Any] | None = field(default=None, hash=False)
-    shorthand: ClassVar[str] = "path"
 
     def __post_init__(self) -> None:
         if self._is_here:

@@ -36,8 +36,9 @@ class PythonModel:
         SpecError: there is no such function, or what it returns lacks something.
     """
 
-    function: str
     shorthand: ClassVar[str] = "function"
+
+    function: str
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", self.function):

@@ -40,8 +40,10 @@ def absolute(given: str) -> str:
     Raises:
         SpecError: as `expanded`.
     """
-    spec = expanded(given)
+    expanded(given)
     kind, what = given.split(":", 1)
+    cls, field = MODELS.get(kind), shorthands()[kind]
     there = os.path.expanduser(what)
-    # A checkpoint is a file, there or not; an id of a hub and a function are no paths.
-    return f"{kind}:{os.path.abspath(there)}" if "path" in spec or os.path.exists(there) else given
+    is_path = field in getattr(cls, "paths", ())
+    may_be = field in getattr(cls, "paths_or_ids", ()) and (what[:1] in (".", "~") or os.path.exists(there))
+    return f"{kind}:{os.path.abspath(there)}" if is_path or may_be else given

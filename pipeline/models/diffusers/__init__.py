@@ -40,6 +40,7 @@ class DiffusersModel:
 
     paths: ClassVar[tuple[str, ...]] = ("embeddings",)
     paths_or_ids: ClassVar[tuple[str, ...]] = ("source",)
+    shorthand: ClassVar[str] = "source"
 
     source: str
     revision: str | None = None
@@ -48,7 +49,6 @@ class DiffusersModel:
     guidance: float = 1.0
     size: int | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    shorthand: ClassVar[str] = "source"
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.guidance) and self.guidance >= 1, "guidance", self.guidance, "1 or above")
