@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.registry import SpecError
-from pipeline.terminal import AsJson, console, writing
+from pipeline.terminal import AsJson, OtherModel, console, writing
 
 # Heavy imports are made inside the commands, as in `pipeline.cli`.
 app = typer.Typer()
@@ -38,6 +38,7 @@ def plan(
             help="Measure the true local error of an Euler step at each sigma, beside SDM's estimate and bound.",
         ),
     ] = False,
+    model: OtherModel = None,
     out: Annotated[Path, typer.Option(help="The card to write.")] = Path("card.json"),
     as_json: AsJson = False,
 ) -> None:
@@ -48,6 +49,7 @@ def plan(
     from pipeline import plan_options, rerun, result, trial
     from pipeline.card import plan_card, write_card
 
+    benchmark = rerun.replaced(benchmark, model)
     held = rerun.load_benchmark(benchmark, "benchmark")
     spec = plan_options.spec(
         benchmark,
@@ -97,6 +99,7 @@ def sample(
     card: Annotated[Path, typer.Argument(help="A card.")],
     images: Annotated[int, typer.Option(min=1, max=4096, help="How many.")] = 64,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
+    model: OtherModel = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
 ) -> None:
     """Draw a picture grid with a card's plan.
@@ -106,7 +109,7 @@ def sample(
     from pipeline import rerun
 
     with writing(out):
-        print(rerun.sample(card, out, images, first_seed))
+        print(rerun.sample(card, out, images, first_seed, model))
 
 
 @app.command()
@@ -120,6 +123,7 @@ def evaluate(
     metrics: Annotated[
         str | None, typer.Option(help="Beside FID: kid, precision_recall, fd_dinov2; several with commas, or JSON.")
     ] = None,
+    model: OtherModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a card's plan: FID with its error, NFE as measured at the network.
@@ -128,7 +132,7 @@ def evaluate(
     """
     from pipeline import rerun
 
-    told = rerun.score(card, images, first_seed, shard_images, _metrics(metrics))
+    told = rerun.score(card, images, first_seed, shard_images, _metrics(metrics), model)
     if as_json:
         print(json.dumps(told, indent=1))
         return

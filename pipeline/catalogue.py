@@ -16,7 +16,7 @@ from pipeline.solvers import SOLVERS
 def entries(kind: str) -> list[tuple[str, str]]:
     """Name and one line, for benchmarks, solvers, schedules, spaces or baselines."""
     if kind == "benchmarks":
-        return [(name, benchmarks.load(name).spec.title) for name in benchmarks.names()]
+        return [(name, _benchmark(name)) for name in benchmarks.names()]
     if kind == "solvers":
         return _registered(SOLVERS)
     if kind == "schedules":
@@ -36,6 +36,12 @@ def _first_line(cls: type[Any]) -> str:
 
 def _fields(cls: type[Any]) -> str:
     return ", ".join(field.name for field in dataclasses.fields(cls) if field.init) or "no fields"
+
+
+def _benchmark(name: str) -> str:
+    card, folder = benchmarks.card_of(name), benchmarks.find(name).folder
+    lacking = [str(file.path.relative_to(folder)) for file in benchmarks.missing(card, folder)]
+    return card.title + (f" (not in {folder}: {', '.join(lacking)})" if lacking else "")
 
 
 def _study(name: str) -> str:

@@ -21,7 +21,7 @@ from pipeline import (
     transfer_commands,
 )
 from pipeline.registry import SpecError
-from pipeline.terminal import AsJson, console, writing
+from pipeline.terminal import AsJson, OtherModel, console, writing
 
 # Heavy imports (torch, ray, mlflow) are made inside the commands, so that --help answers at once.
 app = typer.Typer(
@@ -84,6 +84,18 @@ def search(
     join: Annotated[
         bool, typer.Option("--join", help="Share the study with the drivers that are on it; needs a server storage.")
     ] = False,
+    model: OtherModel = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost, and do nothing: no weights are needed for it.")
+    ] = False,
+    gpu_tflops: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="With --dry-run: what a GPU comes to with the network. By default it is measured where network and "
+            "device are here; else it is 18 (a V100, float32) or 46 (an A100, float16), as in EDM's training runs.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search a space for the Pareto front of FID against NFE, beside the published baselines.
@@ -105,11 +117,16 @@ def search(
 
     run_study.quiet_libraries()
     screen = console(sys.stderr if as_json else sys.stdout)
+    if dry_run:
+        _tell_cost(study, {"trials": trials, "workers": workers, "model": model}, gpu_tflops, as_json)
+        return
+    if gpu_tflops is not None:
+        raise SpecError("is for --dry-run", path="--gpu-tflops", given=gpu_tflops)
     try:
         with space_for(lasting(run_dir or Path("runs"))):
             outcome = run_study.search(
                 study, trials=trials, workers=workers, run_dir=run_dir, console=screen,
-                fork=fork, storage=storage, join=join,
+                fork=fork, storage=storage, join=join, model=model,
             )  # fmt: skip
     except (KeyboardInterrupt, InterruptedSearch) as error:
         if not getattr(error, "told", False):
@@ -128,6 +145,16 @@ def search(
         summary.show(outcome, screen)
 
 
+def _tell_cost(file: str, overrides: dict[str, object], tflops: float | None, as_json: bool) -> None:
+    from pipeline import dry_run
+
+    told = dry_run.dry_run(file, overrides, tflops)
+    if as_json:
+        print(json.dumps(told.to_json(), indent=1))
+    else:
+        dry_run.show(told, console(sys.stdout))
+
+
 @app.command()
 def sync(
     study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped one.")],
@@ -138,6 +165,7 @@ def sync(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: say what differs, with exit status 1 if anything does.")
     ] = False,
+    model: OtherModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Make MLflow's record of a study equal to what its run directory holds, and its report new. Nothing is sampled.
@@ -155,9 +183,9 @@ def sync(
     screen = console(sys.stderr if as_json else sys.stdout)
     try:
         if check:
-            differing = run_study.check(study, run_dir=run_dir, console=screen, storage=storage)
+            differing = run_study.check(study, run_dir=run_dir, console=screen, storage=storage, model=model)
         else:
-            outcome = run_study.sync(study, run_dir=run_dir, console=screen, storage=storage)
+            outcome = run_study.sync(study, run_dir=run_dir, console=screen, storage=storage, model=model)
     except (RecordUnavailableError, StorageAwayError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline import benchmarks, trial
 from pipeline.benchmarks import Benchmark
 from pipeline.card import read_card
@@ -31,15 +33,25 @@ def load_benchmark(name: str, key: str) -> Benchmark:
         raise error if error.file else error.under(key) from None
 
 
-def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
+def replaced(benchmark: str, model: str | None) -> str:
+    """The benchmark with the model of the option --model in its card's place, if one is given."""
+    try:
+        return benchmarks.with_model(benchmark, model)
+    except SpecError as error:
+        raise error.under("--model") from None
+
+
+def opened(card: Path, model: str | None = None) -> tuple[TrialSpec, Plan, Benchmark]:
     """A card's spec and plan, and its benchmark, which must be the version and the network that the card was made for.
+
+    `model` says where that network is now, if not where the card says.
 
     Raises:
         SpecError: an unreadable card, an unknown benchmark, or one that is another by now.
     """
     spec, plan, written = read_card(card)
     with _about(card):
-        held = load_benchmark(spec.benchmark, "spec.benchmark")
+        held = load_benchmark(replaced(spec.benchmark, model), "spec.benchmark")
         made_for = written["benchmark"]
         now = {"name": spec.benchmark, "version": held.version, "model_hash": held.model_hash}
         for key, value in now.items():
@@ -50,7 +62,12 @@ def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
 
 
 def score(
-    card: Path, images: int | None, first_seed: int | None, shard_images: int | None, metrics: Sequence[Any] = ()
+    card: Path,
+    images: int | None,
+    first_seed: int | None,
+    shard_images: int | None,
+    metrics: Sequence[Any] = (),
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate the card's plan in this process; its own images, seeds and shards where none are given.
 
@@ -60,7 +77,7 @@ def score(
         SpecError: the card is unreadable, images and shards do not fit, a metric cannot be measured, or samples are not
             finite.
     """
-    spec, plan, held = opened(card)
+    spec, plan, held = opened(card, model)
     count = images or spec.images
     # The card's own shards where they fit, so that its own images give its own numbers to the last digit.
     own = spec.shard_images if count % spec.shard_images == 0 and count >= 2 * spec.shard_images else _shard(count)
@@ -110,12 +127,14 @@ def score(
     return told | ({"metrics": beside} if beside else {})
 
 
-def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:
+def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0, model: str | None = None) -> Path:
     """Draw a card's samples as one picture."""
-    _, plan, held = opened(card)
+    _, plan, held = opened(card, model)
     seeds = range(first_seed, first_seed + images)
     samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds)
-    return picture_grid(quantise(held.images(samples.nan_to_num())).movedim(1, -1).numpy(), out)
+    images = held.images(samples.nan_to_num())
+    pixels = images if images.dtype == torch.uint8 else quantise(images)
+    return picture_grid(pixels.movedim(1, -1).numpy(), out)
 
 
 def _shard(count: int) -> int:

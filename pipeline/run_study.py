@@ -54,11 +54,12 @@ def search(
     fork: str | None = None,
     storage: str | None = None,
     join: bool = False,
+    model: str | None = None,
 ) -> Outcome:
     """Run or continue a study and publish it; with `fork` under that name, from the trials of the one in `run_dir`.
 
     `storage` is the address of a server that keeps the study in place of the run directory; with `join` other drivers
-    may be on it.
+    may be on it. `model` takes the place of the card's, and makes it another study.
 
     Raises:
         SpecError: a mistake in the file, an option or MLFLOW_TRACKING_URI; nothing has been written then.
@@ -68,12 +69,13 @@ def search(
     if join and (server is None or fork is not None):
         what = "a study is shared on a server" if server is None else "a study is forked by one driver"
         raise SpecError(what, path="--join", allowed=f"--join with --storage {ALLOWED}, without --fork")
-    study = search_spaces.load(file, {"trials": trials, "workers": workers})
+    changes = {"trials": trials, "workers": workers, "model": model}
+    study = search_spaces.load(file, changes)
     folder = lasting(run_dir or Path("runs") / study.study)
     source = folder
     if fork is not None:
         forking.old_identity(source)
-        study = search_spaces.load(file, {"trials": trials, "workers": workers, "study": fork})
+        study = search_spaces.load(file, changes | {"study": fork})
         folder = source.parent / study.study
         if folder == source:
             raise SpecError("is the name of the study itself", path="--fork", given=fork, allowed="another")
@@ -174,7 +176,9 @@ class Running:
         self.publisher.stopped()
 
 
-def sync(file: str, *, run_dir: Path | None, console: Console, storage: str | None = None) -> Outcome:
+def sync(
+    file: str, *, run_dir: Path | None, console: Console, storage: str | None = None, model: str | None = None
+) -> Outcome:
     """Make MLflow's record of a study equal to its truth, and the report new; nothing is sampled.
 
     What others did to the record is put right, and told. `storage` is the address of the server that keeps the study,
@@ -185,7 +189,7 @@ def sync(file: str, *, run_dir: Path | None, console: Console, storage: str | No
         RecordUnavailableError: MLflow does not answer.
     """
     started = time.monotonic()
-    with _opened(file, run_dir, console, storage) as truth:
+    with _opened(file, run_dir, console, storage, model) as truth:
         study, uri = truth.study, truth.uri
         publisher = Publisher(lambda: _record(study, uri), console, truth.portraits)
         with answering(len(truth.records), truth.where), console.status("writing the report"):
@@ -200,14 +204,16 @@ def sync(file: str, *, run_dir: Path | None, console: Console, storage: str | No
     return outcome
 
 
-def check(file: str, *, run_dir: Path | None, console: Console, storage: str | None = None) -> list[str]:
+def check(
+    file: str, *, run_dir: Path | None, console: Console, storage: str | None = None, model: str | None = None
+) -> list[str]:
     """In what MLflow's record of a study differs from its truth, one line each; MLflow is only read.
 
     Raises:
         SpecError: a mistake in the file, or no such study.
         RecordUnavailableError: MLflow does not answer.
     """
-    with _opened(file, run_dir, console, storage) as truth:
+    with _opened(file, run_dir, console, storage, model) as truth:
         if (store_file := store.sqlite_file(truth.uri)) is not None and not store_file.exists():
             return [f"{store_file}: there is no MLflow store"]
         with answering(len(truth.records), truth.where):
@@ -227,9 +233,11 @@ class _Truth:
 
 
 @contextmanager
-def _opened(file: str, run_dir: Path | None, console: Console, storage: str | None) -> Iterator[_Truth]:
+def _opened(
+    file: str, run_dir: Path | None, console: Console, storage: str | None, model: str | None
+) -> Iterator[_Truth]:
     """Hold a study of which nothing is sampled."""
-    study = search_spaces.load(file)
+    study = search_spaces.load(file, {"model": model})
     folder, server = lasting(run_dir or Path("runs") / study.study), server_storage(storage)
     if not (folder / (STUDY_FILE if server else STORAGE_FILE)).exists():
         raise SpecError("holds no study", path="--run-dir", given=str(folder), allowed="a run directory of `search`")

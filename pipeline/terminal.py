@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+OtherModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="In place of the card's: edm:PATH.pkl, diffusers:PATH-OR-ID, python:package.module:function.",
+    ),
+]
 
 
 def console(stream: TextIO) -> Console:

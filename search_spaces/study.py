@@ -44,6 +44,7 @@ class Study(BaseModel):
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)  # it names a folder
     benchmark: str
+    model: str | None = None  # in place of the card's: `benchmark` says so from then on, and with it the identity
     budgets: list[int] = Field(min_length=1)
     trials: int = Field(ge=0)
     images: int = Field(ge=2)
@@ -112,11 +113,16 @@ class Study(BaseModel):
     @model_validator(mode="after")
     def _parsed(self) -> Study:
         """Check every name and range that the file uses; `mistake` takes the SpecError out of pydantic's wrapping."""
-        is_card = self.benchmark.endswith((".yaml", ".yml"))
-        if not is_card and self.benchmark not in benchmarks.names():
-            raise SpecError("unknown benchmark", path="benchmark", given=self.benchmark, allowed=benchmarks.names())
-        if is_card and not Path(self.benchmark).is_file():
-            raise SpecError("no such benchmark card", path="benchmark", given=self.benchmark)
+        try:
+            self.benchmark = benchmarks.with_model(self.benchmark, self.model)
+        except SpecError as error:
+            raise error.under("model") from None
+        named, _ = benchmarks.parted(self.benchmark)
+        is_card = named.endswith((".yaml", ".yml"))
+        if not is_card and named not in benchmarks.names():
+            raise SpecError("unknown benchmark", path="benchmark", given=named, allowed=benchmarks.names())
+        if is_card and not Path(named).is_file():
+            raise SpecError("no such benchmark card", path="benchmark", given=named)
         try:
             self.floor_spec().sampler()
         except SpecError as error:
@@ -133,8 +139,8 @@ class Study(BaseModel):
             fewest = self._space.check(self.benchmark)
         except SpecError as error:
             raise error.under("space") from None
-        benchmark = benchmarks.load(self.benchmark)
-        self._rows_per_image = benchmark.rows_per_image
+        benchmark = benchmarks.card_of(self.benchmark)
+        self._rows_per_image = benchmarks.rows_per_image(benchmarks.model_of(self.benchmark))
         if fewest is not None and self.budgets[-1] < fewest * self._rows_per_image:
             # A lower budget may be there for the baselines alone; below the last one every trial would be pruned.
             raise SpecError(

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
+from pipeline.benchmarks.cards import (
+    FOLDER,
+    Card,
+    FoundCard,
+    card_of,
+    checked,
+    data_folder,
+    find,
+    missing,
+    named_files,
+    names,
+    parted,
+    with_model,
+)
 from pipeline.denoiser import BatchDenoiser, Denoiser
 from pipeline.metrics import reference_files
 from pipeline.metrics.distances import Reference
@@ -21,41 +34,11 @@ from pipeline.metrics.moments import Moments
 from pipeline.metrics.reference_files import ImageReference, StoredReference
 from pipeline.models import MODELS, Conditional, Model
 from pipeline.registry import SpecError
-from pipeline.yaml_file import mistake, read
 
-FOLDER = Path(__file__).parent
-
-
-class Card(BaseModel):
-    """What a benchmark's YAML says. `reference`: moments of the model's data, or its exact ones, or a file's path.
-
-    `features`: an extractor's name, or a mapping with its name and fields. Paths begin at the card's folder.
-    `reference_sha256`: that of the reference's file, which must be this one then.
-    `published` is free: numbers that papers printed for this network, each with its source.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    name: str = Field(min_length=1)
-    version: int = Field(ge=1)
-    title: str
-    description: str
-    model: dict[str, Any]
-    features: str | dict[str, Any]
-    quantise: bool
-    reference: str
-    reference_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    sigma_min: float = Field(gt=0, allow_inf_nan=False)
-    sigma_max: float = Field(gt=0, allow_inf_nan=False)
-    sigma_source: str
-    published: dict[str, Any]
-
-    @field_validator("features", mode="before")
-    @classmethod
-    def _one_complaint(cls, value: object) -> object:
-        if not isinstance(value, str | dict):
-            raise SpecError("has the wrong type", given=value, allowed="a name, or a mapping with a name")
-        return value
+__all__ = [
+    "FOLDER", "Benchmark", "Card", "card_of", "data_folder", "find", "from_card", "load", "missing", "model_of",
+    "names", "parted", "rows_per_image", "with_model",
+]  # fmt: skip
 
 
 @runtime_checkable
@@ -85,7 +68,7 @@ class Benchmark:
     """A card made real: `model` and `extractor` are built, the reference is computed when it is first asked for.
 
     `device` is where its images are sampled. What is calibrated is calibrated on the CPU, alike everywhere.
-    `file` is the reference that the card names by a path.
+    `file` is the reference that the card names by a path. `own_model`: the model is the card's, no other in its place.
     """
 
     spec: Card
@@ -93,11 +76,12 @@ class Benchmark:
     extractor: Extractor
     device: str = "cpu"
     file: StoredReference | ImageReference | None = None
+    own_model: bool = True
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
-        """The card's name."""
-        return self.spec.name
+        """The card's name, with the first digits of the model's hash where it is not the card's own."""
+        return self.spec.name if self.own_model else f"{self.spec.name}@{self.model_hash[:8]}"
 
     @property
     def version(self) -> int:
@@ -127,8 +111,7 @@ class Benchmark:
     @functools.cached_property
     def rows_per_image(self) -> int:
         """Network rows that an evaluation of an image takes: 2 of a guided network. NFE counts them."""
-        told = getattr(self.model, "rows_per_image", None)
-        return int(getattr(self.model.denoiser("cpu"), "rows_per_image", 1) if told is None else told)
+        return rows_per_image(self.model)
 
     def denoiser(self, seeds: range, device: str | None = None) -> Denoiser:
         """D(x; sigma) for the images of these seeds, in this order, on `device`, the benchmark's own by default."""
@@ -198,52 +181,46 @@ class Benchmark:
         return self.model.hash
 
 
-def names() -> list[str]:
-    """The benchmarks that the package ships, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def load(name_or_path: str | Path) -> Benchmark:
-    """The benchmark of that name, or of the YAML card at that path.
+def load(benchmark: str | Path) -> Benchmark:
+    """The benchmark of that name, or of the YAML card at that path; `@KIND:WHAT` behind it replaces its model.
 
     Raises:
-        SpecError: no such benchmark; a card that cannot be read or does not say what a card must.
+        SpecError: no such benchmark; a card that cannot be read or does not say what a card must; a file that is not
+            here.
     """
-    if isinstance(name_or_path, str) and not name_or_path.endswith((".yaml", ".yml")):
-        if name_or_path not in names():
-            allowed = [*names(), "the path of a .yaml card"]
-            raise SpecError("unknown benchmark", given=name_or_path, allowed=allowed)
-        return _shipped(name_or_path)
-    return _read(Path(name_or_path))
+    found = find(benchmark)
+    return _kept(str(benchmark), found.folder, _stamps(found)) if found.shipped else _made(found)
 
 
-@functools.cache
-def _shipped(name: str) -> Benchmark:
-    return _read(FOLDER / f"{name}.yaml")
+@functools.lru_cache(maxsize=8)
+def _kept(benchmark: str, *unchanged: object) -> Benchmark:
+    return _made(find(benchmark))
 
 
-def _read(path: Path) -> Benchmark:
-    content = read(path)
+def _stamps(found: FoundCard) -> tuple[tuple[str, int], ...]:
     try:
-        return from_card(content, path.parent)
+        files = named_files(checked(found.content), found.folder).values()
+    except SpecError:
+        return ()
+    return tuple((str(path), path.stat().st_mtime_ns) for path, _ in files if path.exists())
+
+
+def _made(found: FoundCard) -> Benchmark:
+    try:
+        return replace(from_card(found.content, found.folder), own_model=found.model is None)
     except SpecError as error:
-        raise error.under(file=str(path)) from None
+        raise error.under(file=str(found.file)) from None
 
 
 def from_card(content: Any, folder: Path = Path()) -> Benchmark:
     """Build a benchmark from a card's content; relative paths in it begin at `folder`.
 
     Raises:
-        SpecError: the first thing that is wrong with it.
+        SpecError: the first thing that is wrong with it, or a file that is not here.
     """
-    if not isinstance(content, Mapping):
-        raise SpecError("a card is a mapping", given=_short(content), allowed=list(Card.model_fields))
-    try:
-        card = Card.model_validate(dict(content))
-    except ValidationError as error:
-        raise mistake(error, Card) from None
-    if card.sigma_min >= card.sigma_max:
-        raise SpecError("is not below sigma_max", path="sigma_min", given=card.sigma_min, allowed=f"< {card.sigma_max}")
+    card = checked(content)
+    for lacking in missing(card, folder):
+        raise lacking.mistake()
     try:
         model = MODELS.build(_beside(card.model, folder))
     except SpecError as error:
@@ -292,6 +269,25 @@ def _beside(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return spec
 
 
+def model_of(benchmark: str | Path) -> Model:
+    """The model of that benchmark's card; where its file is not here, what the card tells of it.
+
+    Raises:
+        SpecError: no such card, a mistake in it, or it does not tell.
+    """
+    card, found = card_of(benchmark), find(benchmark)
+    try:
+        return MODELS.build(_beside(card.model, found.folder))
+    except SpecError as error:
+        raise error.under("model", str(found.file)) from None
+
+
+def rows_per_image(model: Model) -> int:
+    """Network rows that an evaluation of an image takes; a model that does not say so is built and asked."""
+    told = getattr(model, "rows_per_image", None)
+    return int(getattr(model.denoiser("cpu"), "rows_per_image", 1) if told is None else told)
+
+
 def _extractor(features: str | dict[str, Any], folder: Path) -> Extractor:
     spec = {"name": features} if isinstance(features, str) else dict(features)
     if isinstance(spec.get("weights"), str):
@@ -315,8 +311,3 @@ def _file(card: Card, folder: Path, extractor: Extractor, shape: tuple[int, ...]
             "the file is another", path="reference_sha256", given=card.reference_sha256, allowed=found.sha256
         )
     return found
-
-
-def _short(value: object) -> object:
-    text = repr(value)
-    return value if len(text) <= 80 else text[:77] + "..."

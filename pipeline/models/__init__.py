@@ -14,7 +14,8 @@ from pipeline.registry import Registry
 class Model(Protocol):
     """A frozen description of a network or of a closed form; weights are loaded by `denoiser`, not before.
 
-    A class may have `paths`, those of its fields that are paths, and `paths_or_ids`, those that a hub may know as well.
+    A class may have `paths`, those of its fields that are paths, and `paths_or_ids`, those that a hub may know as well;
+    `shorthand` is the field that follows its name in one word (`edm:network.pkl`).
     """
 
     @property

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from pipeline.models import MODELS
 from pipeline.models.checkpoint_file import CheckpointFile
 from pipeline.models.classes import drawn_classes
 from pipeline.models.edm_latents import Edm2Decoder
+from pipeline.networks.arguments import build, checked
+from pipeline.networks.checkpoint import Checkpoint
 from pipeline.networks.preconditioning import Preconditioner
 from pipeline.registry import SpecError, require
 
@@ -29,7 +32,9 @@ class EdmModel:
 
     `label` is the class of every image; null for a network without classes, or where each image's class is drawn from
     its seed (`denoiser_for`). `fp16`: whether F runs in float16 on a CUDA device; null is as the network was trained.
-    Elsewhere it runs in float32, as published. `sha256` is the file's, checked where it is given.
+    Elsewhere it runs in float32, as published. `sha256` is the file's, checked where it is given. `network`: the `kind`
+    and arguments that the checkpoint is expected to be made from. Where they are given, the file may come later: shape
+    and classes are known without it.
 
     `guide` is a second checkpoint, that the first is led away from: D = D_guide + guidance (D_main - D_guide), two rows
     an image. A smaller or less trained one of the same classes is autoguidance (Karras et al., 2024, arXiv 2406.02070),
@@ -39,10 +44,12 @@ class EdmModel:
     latents are to be compared.
 
     Raises:
-        SpecError: no such file, not a checkpoint, not the one of that hash; no such class; parts that do not fit.
+        SpecError: no such file, not a checkpoint, not the one of that hash or of that network; no such class; parts that
+            do not fit.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("path", "guide", "decoder")
+    shorthand: ClassVar[str] = "path"
 
     path: str
     label: int | None = None
@@ -52,21 +59,24 @@ class EdmModel:
     guidance: float = 1.0
     guide_sha256: str | None = None
     decoder: str | None = None
+    network: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.guidance) and self.guidance >= 1, "guidance", self.guidance, "1 or above")
+        if self._is_here:
+            _ = self._network  # what is wrong with it is told now
         classes = self.classes
         if self.label is not None:
             require(0 <= self.label < classes, "label", self.label, f"0 to {classes - 1}" if classes else "null")
         self._check_guide()
         if self._latents is not None:
-            self._latents.check(self._network.img_channels)
+            self._latents.check(self.outline.img_channels)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """One image, or latent: (C, H, W)."""
-        size = self._network.img_resolution
-        return (self._network.img_channels, size, size)
+        size = self.outline.img_resolution
+        return (self.outline.img_channels, size, size)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -76,7 +86,7 @@ class EdmModel:
     @property
     def classes(self) -> int:
         """How many classes the network has; 0 where it has none."""
-        return self._network.label_dim
+        return self.outline.label_dim
 
     @property
     def rows_per_image(self) -> int:
@@ -130,7 +140,8 @@ class EdmModel:
         raise NotImplementedError(f"{self.path} holds a trained network")
 
     def __getstate__(self) -> Mapping[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # a worker reads the files itself
+        # A worker reads the files itself.
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
@@ -150,9 +161,28 @@ class EdmModel:
     def _latents(self) -> Edm2Decoder | None:
         return None if self.decoder is None else Edm2Decoder(self.decoder)
 
-    @property
+    @functools.cached_property
     def _network(self) -> Preconditioner:
+        self._check_declared()
         return self._main.network
+
+    @functools.cached_property
+    def outline(self) -> Preconditioner:
+        """The network without weights: as its checkpoint says, or as declared where that is not here yet."""
+        if self.network is None or self._is_here:
+            return _outlined(_made_from(self._main.checkpoint))
+        return _outlined(self.network)
+
+    @property
+    def _is_here(self) -> bool:
+        return self.network is None or Path(self.path).expanduser().exists()
+
+    def _check_declared(self) -> None:
+        made_from = _made_from(self._main.checkpoint)
+        for key, declared in ({} if self.network is None else self.network).items():
+            if key not in made_from or made_from[key] != declared:
+                raise SpecError(f"{self.path} holds another network", path=f"network.{key}", given=declared,
+                                allowed=str(made_from.get(key, "none")))  # fmt: skip
 
     @property
     def _half(self) -> bool:
@@ -175,6 +205,19 @@ class EdmModel:
     def _denoiser(self, device: str, labels: Sequence[int] | None) -> EdmDenoiser:
         guide = None if self._guide is None else self._guide.on(device)
         return EdmDenoiser(self._main.on(device), labels, half=self._half, guide=guide, guidance=self.guidance)
+
+
+def _made_from(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"kind": checkpoint.kind, **checked(checkpoint.kind, checkpoint.arguments)}
+
+
+def _outlined(network: Mapping[str, Any]) -> Preconditioner:
+    arguments = {key: value for key, value in network.items() if key != "kind"}
+    try:
+        return build(str(network.get("kind")), arguments)
+    except SpecError as error:
+        where = "kind" if error.path == "class" else error.path
+        raise SpecError(error.message, given=error.given, allowed=error.allowed, path=f"network.{where}") from None
 
 
 class EdmDenoiser:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class PythonModel:
     Raises:
         SpecError: there is no such function, or what it returns lacks something.
     """
+
+    shorthand: ClassVar[str] = "function"
 
     function: str
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import cli, store, yaml_file
+from pipeline import benchmarks, cli, store, yaml_file
 from tests.cli.console import TINY, command, contents, misused, refused
+
+BENCHMARKS = ", ".join(benchmarks.names())
 
 
 def test_a_mistake_has_no_traceback_in_a_real_process(elsewhere):
@@ -43,7 +45,7 @@ def study_file(folder, **changes):
         ({"baselines": ["huen"]}, "baselines[0]: unknown method, given 'huen'"),
         ({"budgets": [1]}, "budgets[0]: "),
         ({"shard_images": 30}, "shard_images: does not divide images, given 30; allowed: a divisor of 200"),
-        ({"benchmark": "gm"}, "benchmark: unknown benchmark, given 'gm'; allowed: digits-kde, gmm; did you mean 'gmm'"),
+        ({"benchmark": "gm"}, f"benchmark: unknown benchmark, given 'gm'; allowed: {BENCHMARKS}; did you mean 'gmm'"),
         ({"published": [{}]}, "published[0].schedule.eta_max: is required and missing"),
     ],
 )

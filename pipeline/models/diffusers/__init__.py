@@ -44,6 +44,7 @@ class DiffusersModel:
 
     paths: ClassVar[tuple[str, ...]] = ("embeddings", "prompts")
     paths_or_ids: ClassVar[tuple[str, ...]] = ("source",)
+    shorthand: ClassVar[str] = "source"
 
     source: str
     revision: str | None = None
