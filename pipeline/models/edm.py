@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.acceleration import EVERY, Raw
 from pipeline.denoiser import Denoiser
 from pipeline.models import MODELS
 from pipeline.networks.checkpoint import Checkpoint, read_checkpoint
@@ -43,6 +45,7 @@ class EdmModel:
     label: int | None = None
     fp16: bool | None = None
     sha256: str | None = None
+    accelerations: ClassVar[tuple[str, ...]] = EVERY
 
     def __post_init__(self) -> None:
         classes = self.classes
@@ -153,11 +156,16 @@ class EdmModel:
 class EdmDenoiser:
     """D(x; sigma) without gradients: rounded to float32 for the network, and back to the dtype of x.
 
-    `labels`: none, one for every image, or one for each image of the batch. `half` counts on CUDA devices only.
+    `labels`: none, one for every image, or one for each image of the batch. `half` counts on CUDA devices only, and
+    where F is run as it is: one that is run in another way is given float32.
     """
+
+    # Parameters are cast to what they meet; the embedding of the noise level and attention's softmax stay in float32.
+    follows_dtype: ClassVar[bool] = True
 
     def __init__(self, network: Preconditioner, labels: Sequence[int] | None = None, *, half: bool = False) -> None:
         self.network, self.labels, self.half = network, None, half
+        self._raw: Raw | None = None
         if labels is not None:
             device = next(network.parameters()).device
             self.labels = functional.one_hot(
@@ -170,6 +178,17 @@ class EdmDenoiser:
         dtype = torch.float16 if self.half and x.device.type == "cuda" else torch.float32
         return self.denoise(x, sigma, dtype)
 
+    def raw(self, network: nn.Module) -> Raw:
+        """F of this preconditioned network: images, c_noise and labels -> a tensor."""
+        assert isinstance(network, Preconditioner)
+        return network.raw
+
+    def through(self, raw: Raw) -> EdmDenoiser:
+        """The same D with `raw` in the place of F."""
+        other = copy.copy(self)
+        other._raw, other.half = raw, False
+        return other
+
     def denoise(self, x: Tensor, sigma: float, dtype: torch.dtype) -> Tensor:
         """D with the network in this dtype.
 
@@ -177,8 +196,9 @@ class EdmDenoiser:
             SpecError: float16 was not enough: the answer is not finite for an x that is.
         """
         with torch.no_grad():
-            denoised: Tensor = self.network(x, torch.tensor(sigma, dtype=torch.float32, device=x.device),
-                                            self.labels, dtype)  # fmt: skip
+            # Filled on the device: a tensor that is made on the host would make it wait.
+            at = torch.full((), sigma, dtype=torch.float32, device=x.device)
+            denoised: Tensor = self.network(x, at, self.labels, dtype, self._raw)
         if dtype == torch.float16 and not denoised.isfinite().all() and x.isfinite().all():
             raise SpecError(f"float16 overflowed at sigma {sigma:g}", path="fp16", given=True, allowed="false")
         return denoised.to(x.dtype)
