@@ -108,6 +108,9 @@ class Acceleration:
                 raise SpecError(message, path="device", given=device, allowed="cpu or cuda")
 
 
+AS_IS = Acceleration()
+
+
 def _default(key: str) -> str:
     return "none" if key == "autocast" else "false"
 

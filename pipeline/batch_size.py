@@ -21,7 +21,7 @@ class BatchSize:
         self.limit: int | None = None
 
     def each(self, function: Callable[[slice], Tensor], count: int, device: str | torch.device) -> Tensor:
-        """What `function` gives for images 0 ... count - 1, asked in parts that fit and joined in order -> (count, ...).
+        """What `function` gives for images 0 ... count - 1, asked in parts that fit, joined in order -> (count, ...).
 
         A part that memory has no room for is asked again in halves; what was answered before is kept.
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import benchmarks, trial
+from pipeline.acceleration import AS_IS, Acceleration
 from pipeline.benchmarks import Benchmark
-from pipeline.card import read_card
+from pipeline.card import network_of, read_card
+from pipeline.device import AUTO
 from pipeline.metrics.features import quantise
 from pipeline.pictures import picture_grid
 from pipeline.plan import Plan
-from pipeline.registry import SpecError
+from pipeline.registry import SpecError, build_dataclass
 from pipeline.scoring import finish
 from pipeline.trial import TrialSpec
 
@@ -30,11 +32,16 @@ def load_benchmark(name: str, key: str) -> Benchmark:
         raise error if error.file else error.under(key) from None
 
 
-def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
+def opened(
+    card: Path, device: str = AUTO, network: Mapping[str, Any] | None = None
+) -> tuple[TrialSpec, Plan, Benchmark]:
     """A card's spec and plan, and its benchmark, which must be the version and the network that the card was made for.
 
+    Its images are sampled on `device`, by the network run as the card says, but for what `network` says otherwise.
+
     Raises:
-        SpecError: an unreadable card, an unknown benchmark, or one that is another by now.
+        SpecError: an unreadable card, an unknown benchmark, or one that is another by now; no such device, or a network
+            that cannot be run so.
     """
     spec, plan, written = read_card(card)
     with _about(card):
@@ -45,16 +52,27 @@ def opened(card: Path) -> tuple[TrialSpec, Plan, Benchmark]:
             if made_for.get(key) != value:
                 message = f"the card was made for another {spec.benchmark}"
                 raise SpecError(message, path=f"benchmark.{key}", given=made_for.get(key), allowed=str(value))
-    return spec, plan, held
+    try:
+        asked = build_dataclass(Acceleration, network_of(written).to_json() | dict(network or {}))
+        return spec, plan, held.placed(device, asked)
+    except SpecError as error:
+        raise _of_option(error) from None
 
 
-def score(card: Path, images: int | None, first_seed: int | None, shard_images: int | None) -> dict[str, Any]:
+def score(
+    card: Path,
+    images: int | None,
+    first_seed: int | None,
+    shard_images: int | None,
+    device: str = AUTO,
+    network: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Evaluate the card's plan in this process; its own images, seeds and shards where none are given.
 
     Raises:
-        SpecError: the card is unreadable, images and shards do not fit, or samples are not finite.
+        SpecError: the card is unreadable, images and shards do not fit, or samples are not finite; and as of `opened`.
     """
-    spec, plan, held = opened(card)
+    spec, plan, held = opened(card, device, network)
     count = images or spec.images
     # The card's own shards where they fit, so that its own images give its own numbers to the last digit.
     own = spec.shard_images if count % spec.shard_images == 0 and count >= 2 * spec.shard_images else _shard(count)
@@ -62,8 +80,7 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
     try:
         asked = replace(spec, images=count, shard_images=size, first_seed=_or(first_seed, spec.first_seed))
     except SpecError as error:
-        option = f"--{error.path.replace('_', '-')}"
-        raise SpecError(error.message, path=option, given=error.given, allowed=error.allowed) from None
+        raise _of_option(error) from None
     prepared = trial.Prepared(plan, spec.solver, 0, 0.0, 0.0, rows_per_image=held.rows_per_image)
     with _about(card):
         try:
@@ -83,15 +100,29 @@ def score(card: Path, images: int | None, first_seed: int | None, shard_images: 
         "benchmark": spec.benchmark,
         "plan": plan.digest,
         "images_per_second": round(result.images_per_second, 1),
-    }
+    } | _run_so(held)
 
 
-def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:
+def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0, device: str = AUTO) -> Path:
     """Draw a card's samples as one picture."""
-    _, plan, held = opened(card)
+    _, plan, held = opened(card, device)
     seeds = range(first_seed, first_seed + images)
-    samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds)
-    return picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)
+    dtype = held.acceleration.state_dtype
+    samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds, held.device, dtype)
+    return picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).cpu().numpy(), out)
+
+
+def _run_so(held: Benchmark) -> dict[str, Any]:
+    """Where and how the network was run, where not on the CPU as it is."""
+    device = {"device": held.device} if held.device != "cpu" else {}
+    network = {"network": held.acceleration.to_json()} if held.acceleration != AS_IS else {}
+    room = {"images_at_once": held.images_at_once} if held.images_at_once is not None else {}
+    return device | network | room
+
+
+def _of_option(error: SpecError) -> SpecError:
+    option = f"--{error.path.replace('_', '-')}"
+    return SpecError(error.message, path=option, given=error.given, allowed=error.allowed)
 
 
 def _shard(count: int) -> int:

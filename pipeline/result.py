@@ -23,7 +23,7 @@ class TrialResult:
 
     `score` is at `spec.images` images; `fid_infinity` its extrapolation to infinitely many, where there are shards
     enough. `setup_rows` and `setup_nfe` are the method's own, also where they were recalled and cost nothing. `seconds`
-    is worker time, summed over shards.
+    is worker time, summed over shards. `network` says how the network was run, where not as it is.
     """
 
     spec: TrialSpec
@@ -40,6 +40,7 @@ class TrialResult:
     reference_hash: str
     model_hash: str
     walk: tuple[Mapping[str, Any], ...] = ()
+    network: Mapping[str, Any] = field(default_factory=dict)
     git_revision: str = field(default_factory=git_revision)
     versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -70,7 +71,7 @@ class TrialResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` gives an equal result."""
-        value = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        value = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "network" or self.network}
         return value | {
             "spec": self.spec.to_json(),
             "plan": self.plan.to_json(),
@@ -83,7 +84,7 @@ class TrialResult:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TrialResult:
         """Read a result back."""
-        held = {name: value[name] for name in TrialResult.__dataclass_fields__}
+        held = {name: value[name] for name in TrialResult.__dataclass_fields__ if name != "network" or name in value}
         score = value["score"] | {"leave_one_out": tuple(value["score"]["leave_one_out"])}
         read = {"spec": TrialSpec.from_json(value["spec"]), "plan": Plan.from_json(value["plan"])}
         return TrialResult(**held | read | {"score": Estimate(**score), "walk": tuple(held["walk"])})

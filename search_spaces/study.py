@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,9 @@ from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from pipeline import benchmarks
+from pipeline.acceleration import AS_IS, Acceleration
 from pipeline.methods import METHODS
-from pipeline.registry import SpecError
+from pipeline.registry import SpecError, build_dataclass
 from pipeline.trial import TrialSpec
 from pipeline.yaml_file import mistake, read
 from search_spaces.protocol import Confirm, Constraints, Optimizer, Resources, Rungs, check_unseen
@@ -49,6 +51,7 @@ class Study(BaseModel):
     workers: int = Field(default=2, ge=0)
     threads: int = Field(default=1, ge=1)
     resources: Resources = Resources()
+    network: Acceleration = AS_IS
     optimizer: Optimizer = Optimizer()
     rungs: Rungs | None = Rungs()  # None: every trial is scored on all images
     confirm: Confirm | None = Confirm()  # None: nothing is confirmed
@@ -68,6 +71,14 @@ class Study(BaseModel):
         if study in RESERVED:
             raise SpecError("is the name of a report of its own (`sigmasearch report`)", given=study, allowed="another")
         return study
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _run(cls, network: object) -> object:
+        if not isinstance(network, Mapping):
+            allowed = f"a mapping with {', '.join(field.name for field in fields(Acceleration))}"
+            raise SpecError("has the wrong type", given="null" if network is None else network, allowed=allowed)
+        return build_dataclass(Acceleration, network)
 
     @field_validator("rungs", "confirm", mode="before")
     @classmethod
@@ -121,6 +132,10 @@ class Study(BaseModel):
         except SpecError as error:
             raise error.under("space") from None
         benchmark = benchmarks.load(self.benchmark)
+        try:
+            self.network.check(benchmark.model, self.resources.place)
+        except SpecError as error:
+            raise error.under("resources" if error.path == "device" else "network") from None
         self._rows_per_image = benchmark.rows_per_image
         if fewest is not None and self.budgets[-1] < fewest * self._rows_per_image:
             # A lower budget may be there for the baselines alone; below the last one every trial would be pruned.
@@ -232,7 +247,9 @@ class Study(BaseModel):
         if self.rungs is not None:
             rungs = {"teacher": self.teacher_images, "images": self.rung_images}
             rungs |= {"slack": self.rungs.slack, "confidence": self.rungs.confidence}
-        return {key: self.model_dump()[key] for key in keys} | {"rungs": rungs}
+        # Studies from before there was a choice are what they were.
+        network = {"network": self.network.changing} if self.network.changing else {}
+        return {key: self.model_dump()[key] for key in keys} | {"rungs": rungs} | network
 
     @property
     def fingerprint(self) -> str:

@@ -298,7 +298,7 @@ def test_an_error_of_the_network_itself_is_no_mistake_of_who_compiles(monkeypatc
 
 
 class FakeGraph:
-    """Replays what was run while it was captured, on the same tensors: as a graph does, with the memory it was given."""
+    """Replays what was run while it was captured, on the same tensors."""
 
     current = None
 
@@ -332,8 +332,8 @@ def fake_cuda(monkeypatch):
         def wait_stream(self, other):
             pass
 
-    for name, value in {"Stream": Stream, "current_stream": Stream, "stream": lambda stream: Context(),
-                        "CUDAGraph": FakeGraph, "graph": Context, "graph_pool_handle": lambda: "pool"}.items():  # fmt: skip
+    surface = {"Stream": Stream, "current_stream": Stream, "stream": lambda stream: Context(), "CUDAGraph": FakeGraph}
+    for name, value in (surface | {"graph": Context, "graph_pool_handle": lambda: "pool"}).items():
         monkeypatch.setattr(torch.cuda, name, value)
     return made
 

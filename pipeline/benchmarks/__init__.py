@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
+from pipeline.acceleration import AS_IS, Acceleration, Accelerator
+from pipeline.batch_size import BatchSize, FittingDenoiser
 from pipeline.denoiser import BatchDenoiser, Denoiser
+from pipeline.device import chosen
 from pipeline.metrics import reference_files
 from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import FEATURES, Extractor, name_of, quantise
@@ -74,8 +78,9 @@ class _HasMoments(Protocol):
 class Benchmark:
     """A card made real: `model` and `extractor` are built, the reference is computed when it is first asked for.
 
-    `device` is where its images are sampled. What is calibrated is calibrated on the CPU, alike everywhere.
-    `file` is the reference that the card names by a path.
+    `device` is where its images are sampled, `acceleration` how its network is run there. What is calibrated is
+    calibrated on the CPU by the network as it is, alike everywhere. `file` is the reference that the card names by a
+    path.
     """
 
     spec: Card
@@ -83,6 +88,7 @@ class Benchmark:
     extractor: Extractor
     device: str = "cpu"
     file: StoredReference | ImageReference | None = None
+    acceleration: Acceleration = AS_IS
 
     @property
     def name(self) -> str:
@@ -120,18 +126,59 @@ class Benchmark:
         told = getattr(self.model, "rows_per_image", None)
         return int(getattr(self.model.denoiser("cpu"), "rows_per_image", 1) if told is None else told)
 
+    def placed(self, device: str, acceleration: Acceleration) -> Benchmark:
+        """The same, its images sampled on this device (see `pipeline.device.chosen`), its network run so.
+
+        Raises:
+            SpecError: there is no such device here, or the network cannot be run so there.
+        """
+        where = chosen(device, network=self.has_network)
+        acceleration.check(self.model, where)
+        return replace(self, device=where, acceleration=acceleration)
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the model is a network, which can be run in several ways, and no closed form."""
+        return bool(getattr(self.model, "accelerations", ()))
+
+    @property
+    def images_at_once(self) -> int | None:
+        """The most images that the device's memory has had room for; None while it has had room for every batch."""
+        limits = [size.limit for size in self._sizes.values() if size.limit is not None]
+        return min(limits, default=None)
+
     def denoiser(self, seeds: range, device: str | None = None) -> Denoiser:
-        """D(x; sigma) for the images of these seeds, in this order, on `device`, the benchmark's own by default."""
+        """D(x; sigma) for the images of these seeds, in this order, as they are sampled.
+
+        With `device` it is the bare network's there. It is shown as many images at once as memory has room for.
+        """
         model, where = self.model, device or self.device
-        if not isinstance(model, Conditional):
-            return model.denoiser(where)
-        return BatchDenoiser(lambda part: model.denoiser_for(part, where), seeds, self.rows_per_image)
+        run: Callable[[Denoiser], Denoiser] = self._accelerator if device is None else lambda denoise: denoise
+        made: Denoiser
+        if isinstance(model, Conditional):
+            made = BatchDenoiser(lambda part: run(model.denoiser_for(part, where)), seeds, self.rows_per_image)
+        else:
+            made = run(model.denoiser(where))
+        return FittingDenoiser(made, self._sizes["network", where])
 
     def features(self, samples: Tensor) -> Tensor:
         """Features of samples in data units (B, C, H, W) -> (B, d), quantised first where the card says so."""
+        size = self._sizes["features", str(samples.device)]
+        return size.each(lambda part: self._features(samples[part]), len(samples), samples.device)
+
+    def _features(self, samples: Tensor) -> Tensor:
         decode = getattr(self.model, "decode", None)  # of a model that samples latents
         images = samples if decode is None else decode(samples)
         return self.extractor(quantise(images) if self.spec.quantise else images)
+
+    @functools.cached_property
+    def _accelerator(self) -> Accelerator:
+        return Accelerator(self.acceleration)
+
+    @functools.cached_property
+    def _sizes(self) -> defaultdict[tuple[str, str], BatchSize]:
+        """What fits, of each that asks for memory of its own and on each device."""
+        return defaultdict(BatchSize)
 
     @functools.cached_property
     def reference(self) -> Reference:
