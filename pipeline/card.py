@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.acceleration import Acceleration
 from pipeline.plan import Plan
 from pipeline.provenance import git_revision, versions
-from pipeline.registry import SpecError
+from pipeline.registry import SpecError, build_dataclass
 from pipeline.result import TrialResult, describe
 from pipeline.steps import Step, steps
 from pipeline.trial import TrialSpec
@@ -58,6 +59,9 @@ def card(result: TrialResult, confirmed: TrialResult | None = None) -> dict[str,
         again = {name: getattr(confirmed, name) for name in names}
         seeds = {"images": confirmed.spec.images, "first_seed": confirmed.spec.first_seed}
         written["confirmed"] = again | seeds | _metrics(confirmed)
+    # What only this machine was asked for is in the record: a card goes to others.
+    if portable := Acceleration(**result.network).portable:
+        written["network"] = portable
     return written | {"result": score, "revision": result.git_revision, "versions": dict(result.versions)}
 
 
@@ -177,10 +181,26 @@ def read_card(path: Path) -> tuple[TrialSpec, Plan, dict[str, Any]]:
             given = getattr(spec, key)
             raise SpecError("has the wrong type", path=f"spec.{key}", given=given, allowed="a mapping", file=str(path))
     try:
+        network_of(value)
         told_steps(value, plan)
     except SpecError as error:
         raise error.under(file=str(path)) from None
     return spec, plan, value
+
+
+def network_of(value: Mapping[str, Any]) -> Acceleration:
+    """How the network of a card was run.
+
+    Raises:
+        SpecError: it says something else than a card does.
+    """
+    told = value.get("network", {})
+    if not isinstance(told, Mapping):
+        raise SpecError("has the wrong type", path="network", given=told, allowed="a mapping")
+    try:
+        return build_dataclass(Acceleration, told)
+    except SpecError as error:
+        raise error.under("network") from None
 
 
 def told_steps(value: Mapping[str, Any], plan: Plan) -> list[Step]:

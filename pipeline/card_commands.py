@@ -14,6 +14,10 @@ from pipeline.terminal import AsJson, OtherModel, console, writing
 
 # Heavy imports are made inside the commands, as in `pipeline.cli`.
 app = typer.Typer()
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto: CUDA, then MPS, then the CPU, but closed forms there."),
+]
 
 
 @app.command()
@@ -101,6 +105,7 @@ def sample(
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     model: OtherModel = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
+    device: Device = "auto",
 ) -> None:
     """Draw a picture grid with a card's plan.
 
@@ -109,7 +114,7 @@ def sample(
     from pipeline import rerun
 
     with writing(out):
-        print(rerun.sample(card, out, images, first_seed, model))
+        print(rerun.sample(card, out, images, first_seed, model, device))
 
 
 @app.command()
@@ -124,6 +129,16 @@ def evaluate(
         str | None, typer.Option(help="Beside FID: kid, precision_recall, fd_dinov2; several with commas, or JSON.")
     ] = None,
     model: OtherModel = None,
+    device: Device = "auto",
+    autocast: Annotated[
+        str | None, typer.Option(help="What the network computes in: none, bfloat16 or float16; the card's by default.")
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="What the state is: float32 or float64; the card's by default.")
+    ] = None,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Convolve with the channels last.")] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the network by torch.compile.")] = False,
+    cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Replay the network's launches.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a card's plan: FID with its error, NFE as measured at the network.
@@ -132,7 +147,10 @@ def evaluate(
     """
     from pipeline import rerun
 
-    told = rerun.score(card, images, first_seed, shard_images, _metrics(metrics), model)
+    asked: dict[str, object] = {"autocast": autocast, "state": state}
+    asked |= {"channels_last": channels_last, "compile": compile_, "cuda_graphs": cuda_graphs}
+    network = {key: value for key, value in asked.items() if value}
+    told = rerun.score(card, images, first_seed, shard_images, _metrics(metrics), model, device, network)
     if as_json:
         print(json.dumps(told, indent=1))
         return
@@ -146,6 +164,10 @@ def evaluate(
         f"{told['images']} images, seeds {seeds}, {told['benchmark']} reference {told['reference'][:16]}, "
         f"plan {told['plan']}"
     )
+    run = [told.get("device", "cpu"), *(f"{key} {value}" for key, value in told.get("network", {}).items())]
+    run += [f"{told['images_at_once']} images at once: memory ran out"] if "images_at_once" in told else []
+    if run != ["cpu"]:
+        print(f"network on {', '.join(run)}")
 
 
 def _metrics(given: str | None) -> list[Any]:

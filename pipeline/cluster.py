@@ -12,13 +12,16 @@ from typing import Protocol
 
 import torch
 
+from pipeline.acceleration import AS_IS, Acceleration
 from pipeline.interruption import InterruptedSearch, Interruption
 from pipeline.ray_pool import RayPool, check_address, start_ray
 from pipeline.task_queue import TaskQueue
 from pipeline.teacher import Teacher
-from pipeline.worker import Failure, Outcome, Task, Worker
+from pipeline.worker import Compared, Evaluated, Failure, Outcome, Task, Taught, Worker
 
-__all__ = ["InProcessPool", "InterruptiblePool", "Pool", "RayPool", "check_address", "open_pool", "start_ray"]
+__all__ = [
+    "InProcessPool", "InterruptiblePool", "Pool", "RayPool", "TellingPool", "check_address", "open_pool", "start_ray",
+]  # fmt: skip
 
 
 class Pool(Protocol):
@@ -53,10 +56,17 @@ class Pool(Protocol):
 class InProcessPool:
     """The same pool without Ray: tasks run in `next`, one after the other. For tests and debugging."""
 
-    def __init__(self, benchmark: str, threads: int = 1, memory: Path | None = None) -> None:
+    def __init__(
+        self,
+        benchmark: str,
+        threads: int = 1,
+        memory: Path | None = None,
+        device: str = "cpu",
+        acceleration: Acceleration = AS_IS,
+    ) -> None:
         self.size = 1
         self._threads_before = torch.get_num_threads()
-        self._worker = Worker(benchmark, threads, memory)
+        self._worker = Worker(benchmark, threads, memory, device, acceleration)
         self._queue = TaskQueue()
 
     def submit(self, task: Task) -> None:
@@ -124,6 +134,30 @@ class InterruptiblePool:
                 return answer
 
 
+class TellingPool:
+    """A pool that says once, and again where it is less, for how many images at once its workers' memory has room."""
+
+    def __init__(self, pool: Pool, say: Callable[[str], None]) -> None:
+        self._pool, self._say = pool, say
+        self._told: int | None = None
+        self.submit, self.share, self.cancel, self.close = pool.submit, pool.share, pool.cancel, pool.close
+
+    @property
+    def size(self) -> int:
+        """How many workers there may be."""
+        return self._pool.size
+
+    def next(self, timeout: float) -> tuple[Task, Outcome] | None:
+        """As of the pool."""
+        answer = self._pool.next(timeout)
+        least = answer[1].images_at_once if answer and isinstance(answer[1], Taught | Compared | Evaluated) else None
+        if least is not None and (self._told is None or least < self._told):
+            self._told = least
+            images = "1 image" if least == 1 else f"{least} images"
+            self._say(f"memory ran out: a worker goes on with {images} at once; nothing is lost, images are the same")
+        return answer
+
+
 def open_pool(
     benchmark: str,
     workers: int,
@@ -132,12 +166,16 @@ def open_pool(
     *,
     cpus: float | None = None,
     gpus: float = 0.0,
+    device: str = "cpu",
+    acceleration: Acceleration = AS_IS,
 ) -> Pool:
     """A Ray pool of `workers`, or with 0 one that runs in this process.
 
     `memory`: where they keep what they learn. `cpus`, `gpus`: what each is given of a machine; as many processors as
-    threads where nothing else is said.
+    threads where nothing else is said. `device`, `acceleration`: where they sample, and how they run the network.
     """
     if workers == 0:
-        return InProcessPool(benchmark, threads, memory)
-    return RayPool(benchmark, workers, threads, memory, cpus=cpus, gpus=gpus)
+        return InProcessPool(benchmark, threads, memory, device, acceleration)
+    return RayPool(
+        benchmark, workers, threads, memory, cpus=cpus, gpus=gpus, device=device, acceleration=acceleration
+    )  # fmt: skip

@@ -186,6 +186,7 @@ def _params(result: TrialResult) -> dict[str, str]:
         "shard_images": spec.shard_images,
     }
     terminal = "zero" if result.plan.sigmas[-1] == 0 else "sigma_min"
+    parts |= flat(result.network, "network")
     return parts | {name: _word(value) for name, value in plain.items()} | {"terminal": terminal}
 
 

@@ -19,7 +19,7 @@ from search_spaces import Study
 from search_spaces.space import Space
 
 # What a number depends on: where one of these differs, a setting is worth trying again, but its score says nothing.
-CONDITIONS = ("benchmark", "benchmark_version", "model", "features", "images", "shard_images", "first_seed")
+CONDITIONS = ("benchmark", "benchmark_version", "model", "features", "images", "shard_images", "first_seed", "network")
 # These touch no score, but by how much a trial exceeds them is kept with it.
 LIMITS = ("constraints",)
 

@@ -101,8 +101,9 @@ class Turn:
     def compare(self, identity: Mapping[str, Any]) -> None:
         """Raise a `SpecError` that names the first key in which the storage's study of this name is another one."""
         held = self._row().identity
-        for key, mine in identity.items() if held else ():
-            path, there, here = first_difference(key, json.loads(held).get(key), mine)
+        there_held = json.loads(held) if held else {}
+        for key in (*identity, *(there_held.keys() - identity.keys())) if held else ():
+            path, there, here = first_difference(key, there_held.get(key), identity.get(key))
             if there != here:
                 raise SpecError(
                     f"differs from the study of this name in the storage: {path} is "

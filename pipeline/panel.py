@@ -93,7 +93,9 @@ class Panel:
             except SpecError as error:
                 raise _at(i, error) from None
 
-    def keep(self, images: Tensor, features: Tensor, seeds: range, first_seed: int, shard_images: int) -> list[Kept]:
+    def keep(
+        self, benchmark: Benchmark, images: Tensor, features: Tensor, seeds: range, first_seed: int, shard_images: int
+    ) -> list[Kept]:
         """What is kept of a batch, for each of its shards.
 
         `images` are what FID's extractor was shown, `features` what it gave; the trial begins at `first_seed`.
@@ -101,7 +103,9 @@ class Panel:
         digest, most = self.digest, max(0, min(len(seeds), first_seed + self._images - seeds.start))
         held = features[:most].float().cpu().numpy() if self._images else None
         others = {
-            name: [Moments.of(part) for part in torch.split(metric.extractor(images), shard_images)]
+            name: [
+                Moments.of(part) for part in torch.split(benchmark.extracted(images, metric.extractor), shard_images)
+            ]
             for name, metric in self._of_moments()
         }
         return [
@@ -159,7 +163,7 @@ class Bench:
         count = min(metric.images, held.reference_count)
         if count not in self._features:
             batches = held.reference_images(count)
-            self._features[count] = torch.cat([held.extractor(batch).float().cpu() for batch in batches]).double()
+            self._features[count] = torch.cat([held.extracted(batch).float().cpu() for batch in batches]).double()
         return self._features[count]
 
     def _reference(self, metric: MomentMetric) -> Reference:

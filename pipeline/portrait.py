@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.benchmarks import Benchmark
 from pipeline.denoiser import Denoiser
+from pipeline.device import in_float64
 from pipeline.plan import Plan
 from pipeline.wasserstein import SAME_SIGMA, batch_norm
 
@@ -61,7 +62,7 @@ class Sitting:
             denoised = network(x, sigma)
             started = time.perf_counter()
             seen = slice(0, PATH_IMAGES)
-            self._see(float(sigma), (x[seen].double() - denoised[seen].double()) / sigma)
+            self._see(float(sigma), (in_float64(x[seen]) - in_float64(denoised[seen])) / sigma)
             self.seconds += time.perf_counter() - started
             return denoised
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pipeline import benchmarks
+from pipeline.acceleration import AS_IS, Acceleration
 from pipeline.patience import Patience
 from pipeline.registry import SpecError
 from pipeline.store import masked
@@ -97,10 +98,12 @@ class _Slot:
 class RayWorker(Worker):
     """A worker that fetches the benchmark, boxed so that Ray does not do it: it warns of arguments in the store."""
 
-    def __init__(self, benchmark: list[Any], threads: int, memory: Path | None, device: str) -> None:
+    def __init__(
+        self, benchmark: list[Any], threads: int, memory: Path | None, device: str, acceleration: Acceleration
+    ) -> None:
         import ray
 
-        super().__init__(ray.get(benchmark[0]), threads, memory, device)
+        super().__init__(ray.get(benchmark[0]), threads, memory, device, acceleration)
 
 
 class RayPool:
@@ -121,6 +124,8 @@ class RayPool:
         *,
         cpus: float | None = None,
         gpus: float = 0.0,
+        device: str = "cpu",
+        acceleration: Acceleration = AS_IS,
         patience: Patience | None = None,
     ) -> None:
         loaded = benchmarks.load(benchmark)
@@ -141,7 +146,7 @@ class RayPool:
         )
         # One copy a node, which its workers share, and the machines of the cluster need no file of the user's.
         held = ray.put(loaded)
-        self._begin: Callable[[], Any] = lambda: actor.remote([held], threads, memory, "cuda" if gpus else "cpu")
+        self._begin: Callable[[], Any] = lambda: actor.remote([held], threads, memory, device, acceleration)
         self._queue = TaskQueue()
         self._slots = [_Slot() for _ in range(workers)]
         self._running: dict[Any, tuple[int, Task]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 from pipeline import benchmarks, trial
+from pipeline.acceleration import AS_IS, Acceleration
 from pipeline.benchmarks import Benchmark
-from pipeline.card import read_card
+from pipeline.card import network_of, read_card
+from pipeline.device import AUTO
 from pipeline.metrics.features import quantise
 from pipeline.panel import Bench, Panel
 from pipeline.pictures import picture_grid
 from pipeline.plan import Plan
-from pipeline.registry import SpecError
+from pipeline.registry import SpecError, build_dataclass
 from pipeline.scoring import finish, portions
 from pipeline.trial import TrialSpec
 
@@ -41,13 +43,17 @@ def replaced(benchmark: str, model: str | None) -> str:
         raise error.under("--model") from None
 
 
-def opened(card: Path, model: str | None = None) -> tuple[TrialSpec, Plan, Benchmark]:
+def opened(
+    card: Path, model: str | None = None, device: str = AUTO, network: Mapping[str, Any] | None = None
+) -> tuple[TrialSpec, Plan, Benchmark]:
     """A card's spec and plan, and its benchmark, which must be the version and the network that the card was made for.
 
-    `model` says where that network is now, if not where the card says.
+    `model` says where that network is now, if not where the card says. Its images are sampled on `device`, by the
+    network run as the card says, but for what `network` says otherwise.
 
     Raises:
-        SpecError: an unreadable card, an unknown benchmark, or one that is another by now.
+        SpecError: an unreadable card, an unknown benchmark, or one that is another by now; no such device, or a network
+            that cannot be run so.
     """
     spec, plan, written = read_card(card)
     with _about(card):
@@ -58,7 +64,11 @@ def opened(card: Path, model: str | None = None) -> tuple[TrialSpec, Plan, Bench
             if made_for.get(key) != value:
                 message = f"the card was made for another {spec.benchmark}"
                 raise SpecError(message, path=f"benchmark.{key}", given=made_for.get(key), allowed=str(value))
-    return spec, plan, held
+    try:
+        asked = build_dataclass(Acceleration, network_of(written).to_json() | dict(network or {}))
+        return spec, plan, held.placed(device, asked)
+    except SpecError as error:
+        raise _of_option(error) from None
 
 
 def score(
@@ -68,6 +78,8 @@ def score(
     shard_images: int | None,
     metrics: Sequence[Any] = (),
     model: str | None = None,
+    device: str = AUTO,
+    network: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the card's plan in this process; its own images, seeds and shards where none are given.
 
@@ -75,9 +87,9 @@ def score(
 
     Raises:
         SpecError: the card is unreadable, images and shards do not fit, a metric cannot be measured, or samples are not
-            finite.
+            finite; and as of `opened`.
     """
-    spec, plan, held = opened(card, model)
+    spec, plan, held = opened(card, model, device, network)
     count = images or spec.images
     # The card's own shards where they fit, so that its own images give its own numbers to the last digit.
     own = spec.shard_images if count % spec.shard_images == 0 and count >= 2 * spec.shard_images else _shard(count)
@@ -85,8 +97,7 @@ def score(
     try:
         asked = replace(spec, images=count, shard_images=size, first_seed=_or(first_seed, spec.first_seed))
     except SpecError as error:
-        option = f"--{error.path.replace('_', '-')}"
-        raise SpecError(error.message, path=option, given=error.given, allowed=error.allowed) from None
+        raise _of_option(error) from None
     try:
         panel = Panel.of(metrics) if metrics else None
         if panel is not None:
@@ -124,17 +135,38 @@ def score(
         "plan": plan.digest,
         "images_per_second": round(result.images_per_second, 1),
     }
-    return told | ({"metrics": beside} if beside else {})
+    return told | ({"metrics": beside} if beside else {}) | _run_so(held)
 
 
-def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0, model: str | None = None) -> Path:
+def sample(
+    card: Path,
+    out: Path,
+    images: int = PICTURES,
+    first_seed: int = 0,
+    model: str | None = None,
+    device: str = AUTO,
+) -> Path:
     """Draw a card's samples as one picture."""
-    _, plan, held = opened(card, model)
+    _, plan, held = opened(card, model, device)
     seeds = range(first_seed, first_seed + images)
-    samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds)
-    images = held.images(samples.nan_to_num())
-    pixels = images if images.dtype == torch.uint8 else quantise(images)
-    return picture_grid(pixels.movedim(1, -1).numpy(), out)
+    dtype = held.acceleration.state_dtype
+    samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds, held.device, dtype)
+    shown = held.images(samples.nan_to_num())
+    pixels = shown if shown.dtype == torch.uint8 else quantise(shown)
+    return picture_grid(pixels.movedim(1, -1).cpu().numpy(), out)
+
+
+def _run_so(held: Benchmark) -> dict[str, Any]:
+    """Where and how the network was run, where not on the CPU as it is."""
+    device = {"device": held.device} if held.device != "cpu" else {}
+    network = {"network": held.acceleration.to_json()} if held.acceleration != AS_IS else {}
+    room = {"images_at_once": held.images_at_once} if held.images_at_once is not None else {}
+    return device | network | room
+
+
+def _of_option(error: SpecError) -> SpecError:
+    option = f"--{error.path.replace('_', '-')}"
+    return SpecError(error.message, path=option, given=error.given, allowed=error.allowed)
 
 
 def _shard(count: int) -> int:

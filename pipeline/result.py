@@ -24,7 +24,8 @@ class TrialResult:
 
     `score` is at `spec.images` images; `fid_infinity` its extrapolation to infinitely many, where there are shards
     enough. `setup_rows` and `setup_nfe` are the method's own, also where they were recalled and cost nothing. `seconds`
-    is worker time, summed over shards. `metrics`: what else was measured of the same images, by name.
+    is worker time, summed over shards. `metrics`: what else was measured of the same images, by name. `network` says
+    how the network was run, where not as it is.
     """
 
     spec: TrialSpec
@@ -42,6 +43,7 @@ class TrialResult:
     model_hash: str
     walk: tuple[Mapping[str, Any], ...] = ()
     metrics: Mapping[str, Score] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
     git_revision: str = field(default_factory=git_revision)
     versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -72,25 +74,27 @@ class TrialResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` gives an equal result."""
-        value = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
-        metrics = {"metrics": {name: score.to_json() for name, score in self.metrics.items()}} if self.metrics else {}
-        return (
-            value
-            | metrics
-            | {
-                "spec": self.spec.to_json(),
-                "plan": self.plan.to_json(),
-                "solver": dict(self.solver),
-                "score": asdict(self.score),
-                "walk": [dict(step) for step in self.walk],
-                "versions": dict(self.versions),
-            }
-        )
+        optional = ("metrics", "network")
+        value = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in optional}
+        if self.metrics:
+            value["metrics"] = {name: score.to_json() for name, score in self.metrics.items()}
+        if self.network:
+            value["network"] = dict(self.network)
+        return value | {
+            "spec": self.spec.to_json(),
+            "plan": self.plan.to_json(),
+            "solver": dict(self.solver),
+            "score": asdict(self.score),
+            "walk": [dict(step) for step in self.walk],
+            "versions": dict(self.versions),
+        }
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TrialResult:
         """Read a result back."""
-        held = {name: value[name] for name in TrialResult.__dataclass_fields__ if name != "metrics"}
+        optional = ("metrics", "network")
+        held = {name: value[name] for name in TrialResult.__dataclass_fields__ if name not in optional}
+        held["network"] = value.get("network", {})
         metrics = {name: Score.from_json(held) for name, held in value.get("metrics", {}).items()}
         score = value["score"] | {"leave_one_out": tuple(value["score"]["leave_one_out"])}
         read = {"spec": TrialSpec.from_json(value["spec"]), "plan": Plan.from_json(value["plan"])}

@@ -62,7 +62,8 @@ def _identify(run_dir: Path, mine: dict[str, Any], fingerprint: str, server: str
         here = f"{STORAGE_FILE} there; leave --storage and SIGMASEARCH_STORAGE out"
         where = f"{there}; give it with --storage" if there else here
         raise SpecError(f"the study of this directory is kept in {where}", path="--run-dir", given=str(run_dir))
-    for key, value in mine.items():
+    for key in (*mine, *(held.keys() - mine.keys())):
+        value = mine.get(key)
         if held.get(key) != value:
             path, there, here = first_difference(key, held.get(key), value)
             told = "not set" if there is None else repr(there)

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import search_spaces
 from pipeline import benchmarks, store
 from pipeline import fork as forking
 from pipeline.benchmarks import Benchmark
-from pipeline.cluster import InterruptiblePool, Pool, check_address, open_pool
+from pipeline.cluster import InterruptiblePool, Pool, TellingPool, check_address, open_pool
+from pipeline.device import chosen
 from pipeline.interruption import InterruptedSearch, Interruption
 from pipeline.job import Status
 from pipeline.portrait_store import FOLDER as PORTRAITS
@@ -82,7 +83,9 @@ def search(
     uri = store.store_uri(folder.parent)
     if study.workers:
         check_address()
-    benchmark = benchmarks.load(study.benchmark)
+    else:
+        _here(study)
+    benchmark = replace(benchmarks.load(study.benchmark), acceleration=study.network)
     identity = _identity(study, benchmark)
     new = not folder.exists()
     portraits = PortraitStore(folder / PORTRAITS)
@@ -150,10 +153,16 @@ class Running:
         self.console.print(text, highlight=False)
         given = self.study.resources
         memory = self.folder / MEMORY_FOLDER
-        pool = open_pool(self.study.benchmark, workers, self.study.threads, memory, cpus=given.cpus, gpus=given.gpus)
+        pool = open_pool(
+            self.study.benchmark, workers, self.study.threads, memory,
+            cpus=given.cpus, gpus=given.gpus, device=given.place, acceleration=self.study.network,
+        )  # fmt: skip
         self.interruption.install()
-        kept = PortraitPool(pool, self.portraits, self.study.first_seed)
+        kept = TellingPool(PortraitPool(pool, self.portraits, self.study.first_seed), self._say)
         return InterruptiblePool(kept, self.interruption, self.tidy)
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"{self.study.study}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def finished(self, record: TrialRecord, status: Status) -> None:
         """Remember how far the search is."""
@@ -248,6 +257,14 @@ def _opened(
         driver.register(identity, join=False)  # two that write the record would write some of it twice
         records = driver.open_ledger(folder).records()
         yield _Truth(study, folder, uri, name or folder, records, PortraitStore(folder / PORTRAITS))
+
+
+def _here(study: Study) -> None:
+    """Raise a `SpecError` where images are to be sampled in this process, on a device that is not here."""
+    try:
+        chosen(study.resources.place)
+    except SpecError as error:
+        raise error.under("resources", study.study) from None
 
 
 def _record(study: Study, uri: str) -> Record:

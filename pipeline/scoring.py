@@ -111,6 +111,7 @@ def finish(
         reference_hash=benchmark.reference_hash,
         model_hash=benchmark.model_hash,
         walk=prepared.walk,
+        network=benchmark.acceleration.to_json(),
     )
 
 

@@ -15,7 +15,7 @@ from pipeline.denoiser import Meter
 from pipeline.evidence import TeacherDistance
 from pipeline.plan import Plan
 from pipeline.portrait import Sitting
-from pipeline.trial import draw, finite
+from pipeline.trial import sampled
 from pipeline.whole_file import write_whole
 
 
@@ -65,7 +65,7 @@ def teach(plan: Plan, benchmark: Benchmark, seeds: range) -> tuple[Teacher, int]
         NotFiniteError: a sample is nan or infinite.
     """
     meter = Meter(benchmark.denoiser(seeds))
-    samples = finite(draw(plan, meter, benchmark.shape, seeds, benchmark.device), seeds)
+    samples = sampled(plan, meter, benchmark, seeds)
     return Teacher(seeds, samples.float().cpu(), benchmark.features(samples).float().cpu()), meter.rows
 
 
@@ -81,7 +81,7 @@ def compare(
     """
     meter = Meter(benchmark.denoiser(teacher.seeds))
     denoise = meter if sitting is None else sitting.watch(meter)
-    samples = finite(draw(plan, denoise, benchmark.shape, teacher.seeds, benchmark.device), teacher.seeds)
+    samples = sampled(plan, denoise, benchmark, teacher.seeds)
     features = _lengths(benchmark.features(samples).float().cpu() - teacher.features)
     if sitting is not None:
         sitting.end(plan, samples, benchmark)

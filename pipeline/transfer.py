@@ -17,6 +17,7 @@ from rich.console import Console
 
 import search_spaces
 from pipeline import rerun
+from pipeline.acceleration import AS_IS
 from pipeline.benchmarks import Benchmark
 from pipeline.cluster import Pool, check_address, open_pool
 from pipeline.ray_job import lasting
@@ -98,9 +99,14 @@ def transfer(
     count = study.workers if workers is None else workers
     if count:
         check_address()
-    begin(folder, away)
     given = study.resources
-    pool = open_pool(to, count, study.threads, cpus=given.cpus, gpus=given.gpus)
+    # The network there is run as the one here was; a closed form is not run at all.
+    away = replace(away, device=given.place, acceleration=study.network if away.has_network else AS_IS)
+    away.acceleration.check(away.model, away.device)
+    begin(folder, away)
+    pool = open_pool(
+        to, count, study.threads, cpus=given.cpus, gpus=given.gpus, device=away.device, acceleration=away.acceleration
+    )  # fmt: skip
     with closing(pool), console.status(f"{study.study}: measuring on {away.name}"):
         bench = _Bench(pool, MomentScoring(away), way, _Ends(home, away), asked)
         ready = bench.prepare(front)

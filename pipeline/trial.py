@@ -196,14 +196,33 @@ def _on_steps(sigmas: list[float], benchmark: Benchmark) -> list[float]:
     return rounded
 
 
-def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range, device: str = "cpu") -> Tensor:
+def draw(
+    plan: Plan,
+    denoise: Denoiser,
+    shape: Sequence[int],
+    seeds: range,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """The plan's samples from the noise of these seeds, fresh noise included: (len(seeds), *shape) on `device`.
 
-    The noise is drawn on the CPU, so that an image is the same one wherever it is sampled.
+    The noise is drawn on the CPU, so that an image is the same one wherever it is sampled. `dtype` is the state's.
     """
-    return plan.run(
-        denoise, noise(seeds, shape).to(device), lambda stream: noise(seeds, shape, stream=stream).to(device)
-    )
+
+    def unit(stream: int) -> Tensor:
+        return noise(seeds, shape, dtype, stream=stream).to(device)
+
+    return plan.run(denoise, unit(0), unit)
+
+
+def sampled(plan: Plan, denoise: Denoiser, benchmark: Benchmark, seeds: range) -> Tensor:
+    """The images of these seeds (B, C, H, W), where and in the dtype that the benchmark's are sampled.
+
+    Raises:
+        NotFiniteError: one of them is nan or infinite.
+    """
+    dtype = benchmark.acceleration.state_dtype
+    return finite(draw(plan, denoise, benchmark.shape, seeds, benchmark.device, dtype), seeds)
 
 
 class NotFiniteError(ArithmeticError):
@@ -243,16 +262,16 @@ def evaluate(
     started = time.perf_counter()
     meter = Meter(benchmark.denoiser(seeds))
     denoise = meter if sitting is None else sitting.watch(meter)
-    samples = finite(draw(plan, denoise, benchmark.shape, seeds, benchmark.device), seeds)
+    samples = sampled(plan, denoise, benchmark, seeds)
     images = benchmark.images(samples)
-    features = benchmark.extractor(images)
+    features = benchmark.extracted(images)
     size = shard_images or len(seeds)
     moments = [Moments.of(part) for part in torch.split(features, size)]
     # Every image takes as many rows, and is taken to take as long. Watching is no cost of the plan, nor is the panel.
     share, seconds = len(moments), time.perf_counter() - started - (sitting.seconds if sitting else 0.0)
     if sitting is not None:
         sitting.end(plan, samples, benchmark)
-    kept = [None] * share if panel is None else panel.keep(images, features, seeds, first_seed, size)
+    kept = [None] * share if panel is None else panel.keep(benchmark, images, features, seeds, first_seed, size)
     return [
         ShardResult(seeds[i * size : (i + 1) * size], part, meter.rows // share, seconds / share, kept[i])
         for i, part in enumerate(moments)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from pipeline.acceleration import AS_IS, Acceleration
 from pipeline.benchmarks import Benchmark, load
 from pipeline.evidence import TeacherDistance
 from pipeline.metrics.distances import Part
@@ -46,27 +47,36 @@ class Task:
 
 @dataclass(frozen=True)
 class Taught:
-    """A part of the teacher, and the network rows it took."""
+    """A part of the teacher, and the network rows it took. `images_at_once` as of `Evaluated`."""
 
     teacher: Teacher
     rows: int
+    images_at_once: int | None = None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A plan's distance to the teacher, the network rows it took, and what was seen meanwhile."""
+    """A plan's distance to the teacher, the network rows it took, and what was seen meanwhile.
+
+    `images_at_once` as of `Evaluated`.
+    """
 
     distance: TeacherDistance
     rows: int
     portrait: Portrait | None = None
+    images_at_once: int | None = None
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Shards of a trial; with its first images, where nothing showed them before, the plan's portrait."""
+    """Shards of a trial; with its first images, where nothing showed them before, the plan's portrait.
+
+    `images_at_once`: what its worker's memory has room for, where that is less than has been asked of it.
+    """
 
     shards: tuple[ShardResult, ...]
     portrait: Portrait | None = None
+    images_at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,16 @@ class Worker:
     """Holds one benchmark, what was learned on it, and the study's teacher; does tasks on them."""
 
     def __init__(
-        self, benchmark: str | Benchmark, threads: int, memory: Path | None = None, device: str = "cpu"
+        self,
+        benchmark: str | Benchmark,
+        threads: int,
+        memory: Path | None = None,
+        device: str = "cpu",
+        acceleration: Acceleration = AS_IS,
     ) -> None:
         torch.set_num_threads(threads)
         held = load(benchmark) if isinstance(benchmark, str) else benchmark
-        self.benchmark: Benchmark = replace(held, device=device)
+        self.benchmark: Benchmark = held.placed(device, acceleration)
         self.memory = memory_of(self.benchmark, memory)
         self.teacher: Teacher | None = None
         self._bench = Bench(self.benchmark)
@@ -121,7 +136,10 @@ class Worker:
     def do(self, task: Task) -> Outcome:
         """Do a task; a trial's own failure is an answer, not an exception."""
         try:
-            return self._done(task)
+            outcome = self._done(task)
+            if isinstance(outcome, Taught | Compared | Evaluated):
+                return replace(outcome, images_at_once=self.benchmark.images_at_once)
+            return outcome
         except (SpecError, NotFiniteError) as error:
             return Failure(str(error))
         except (MemoryError, torch.OutOfMemoryError, OSError) as error:  # another time or elsewhere it may do

@@ -99,13 +99,19 @@ class Constraints(BaseModel):
 class Resources(BaseModel):
     """What each worker is given of a machine: processors (as many as its threads where not given) and GPUs, or parts.
 
-    With GPUs its images are sampled on one.
+    `device`: where its images are sampled; with auto on one of its GPUs, or the CPU where it is given none.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     cpus: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$")
+
+    @property
+    def place(self) -> str:
+        """The device by name."""
+        return self.device if self.device != "auto" else "cuda" if self.gpus else "cpu"
 
     @field_validator("gpus")
     @classmethod

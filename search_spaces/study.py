@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +15,12 @@ from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from pipeline import benchmarks
-from pipeline.benchmarks import Benchmark
+from pipeline.acceleration import AS_IS, Acceleration
+from pipeline.benchmarks import Card
 from pipeline.methods import METHODS
 from pipeline.metrics.scores import METRICS
 from pipeline.panel import Panel
-from pipeline.registry import SpecError
+from pipeline.registry import SpecError, build_dataclass
 from pipeline.trial import TrialSpec
 from pipeline.yaml_file import mistake, read
 from search_spaces.protocol import Confirm, Constraints, Optimizer, Resources, Rungs, check_unseen
@@ -53,6 +55,7 @@ class Study(BaseModel):
     workers: int = Field(default=2, ge=0)
     threads: int = Field(default=1, ge=1)
     resources: Resources = Resources()
+    network: Acceleration = AS_IS
     optimizer: Optimizer = Optimizer()
     rungs: Rungs | None = Rungs()  # None: every trial is scored on all images
     confirm: Confirm | None = Confirm()  # None: nothing is confirmed
@@ -74,6 +77,14 @@ class Study(BaseModel):
         if study in RESERVED:
             raise SpecError("is the name of a report of its own (`sigmasearch report`)", given=study, allowed="another")
         return study
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _run(cls, network: object) -> object:
+        if not isinstance(network, Mapping):
+            allowed = f"a mapping with {', '.join(field.name for field in fields(Acceleration))}"
+            raise SpecError("has the wrong type", given="null" if network is None else network, allowed=allowed)
+        return build_dataclass(Acceleration, network)
 
     @field_validator("rungs", "confirm", mode="before")
     @classmethod
@@ -139,8 +150,12 @@ class Study(BaseModel):
             fewest = self._space.check(self.benchmark)
         except SpecError as error:
             raise error.under("space") from None
-        benchmark = benchmarks.card_of(self.benchmark)
-        self._rows_per_image = benchmarks.rows_per_image(benchmarks.model_of(self.benchmark))
+        benchmark, model = benchmarks.card_of(self.benchmark), benchmarks.model_of(self.benchmark)
+        self._rows_per_image = benchmarks.rows_per_image(model)
+        try:
+            self.network.check(model, self.resources.place)
+        except SpecError as error:
+            raise error.under("resources" if error.path == "device" else "network") from None
         if fewest is not None and self.budgets[-1] < fewest * self._rows_per_image:
             # A lower budget may be there for the baselines alone; below the last one every trial would be pruned.
             raise SpecError(
@@ -159,8 +174,11 @@ class Study(BaseModel):
                 raise error.under(f"published[{i}]") from None
         return self
 
-    def _checked_panel(self, benchmark: Benchmark, confirmed: TrialSpec | None) -> Panel | None:
-        """The metrics beside FID, where there are some: they are of the confirmations' images."""
+    def _checked_panel(self, card: Card, confirmed: TrialSpec | None) -> Panel | None:
+        """The metrics beside FID, where there are some: they are of the confirmations' images.
+
+        Whether the reference is one for them shows where its files are here.
+        """
         if not self.metrics:
             return None
         if confirmed is None:
@@ -168,7 +186,8 @@ class Study(BaseModel):
             raise SpecError(message, path="metrics", given=self.metrics, allowed="confirm: {first_seed: ...}")
         try:
             panel = Panel.of(self.metrics)
-            panel.check(benchmark, confirmed.images)
+            if not benchmarks.missing(card, benchmarks.find(self.benchmark).folder):
+                panel.check(benchmarks.load(self.benchmark), confirmed.images)
         except SpecError as error:
             raise SpecError(
                 error.message, given=error.given, allowed=error.allowed, path=f"metrics{error.path}"
@@ -273,7 +292,9 @@ class Study(BaseModel):
         if self.rungs is not None:
             rungs = {"teacher": self.teacher_images, "images": self.rung_images}
             rungs |= {"slack": self.rungs.slack, "confidence": self.rungs.confidence}
-        return {key: self.model_dump()[key] for key in keys} | {"rungs": rungs}
+        # Studies from before there was a choice are what they were.
+        network = {"network": self.network.changing} if self.network.changing else {}
+        return {key: self.model_dump()[key] for key in keys} | {"rungs": rungs} | network
 
     @property
     def fingerprint(self) -> str:

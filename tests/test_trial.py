@@ -228,7 +228,7 @@ def test_a_plan_that_blows_up_is_its_own_fault(gmm, parts, factor):
 
 def test_one_bad_sample_is_enough(gmm):
     class Broken:
-        shape, device = gmm.shape, gmm.device
+        shape, device, acceleration = gmm.shape, gmm.device, gmm.acceleration
 
         def denoiser(self, seeds, device=None):
             def denoise(x, sigma):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pipeline.acceleration import AS_IS, Acceleration, Accelerator
+from pipeline.batch_size import BatchSize, FittingDenoiser
 from pipeline.benchmarks.cards import (
     FOLDER,
     Card,
@@ -26,6 +29,7 @@ from pipeline.benchmarks.cards import (
     with_model,
 )
 from pipeline.denoiser import BatchDenoiser, Denoiser
+from pipeline.device import chosen
 from pipeline.metrics import reference_files
 from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import FEATURES, Extractor, name_of, quantise
@@ -67,8 +71,9 @@ class _HasMoments(Protocol):
 class Benchmark:
     """A card made real: `model` and `extractor` are built, the reference is computed when it is first asked for.
 
-    `device` is where its images are sampled. What is calibrated is calibrated on the CPU, alike everywhere.
-    `file` is the reference that the card names by a path. `own_model`: the model is the card's, no other in its place.
+    `device` is where its images are sampled, `acceleration` how its network is run there. What is calibrated is
+    calibrated on the CPU by the network as it is, alike everywhere. `file` is the reference that the card names by a
+    path. `own_model`: the model is the card's, no other in its place.
     """
 
     spec: Card
@@ -77,6 +82,7 @@ class Benchmark:
     device: str = "cpu"
     file: StoredReference | ImageReference | None = None
     own_model: bool = True
+    acceleration: Acceleration = AS_IS
 
     @functools.cached_property
     def name(self) -> str:
@@ -113,12 +119,40 @@ class Benchmark:
         """Network rows that an evaluation of an image takes: 2 of a guided network. NFE counts them."""
         return rows_per_image(self.model)
 
+    def placed(self, device: str, acceleration: Acceleration) -> Benchmark:
+        """The same, its images sampled on this device (see `pipeline.device.chosen`), its network run so.
+
+        Raises:
+            SpecError: there is no such device here, or the network cannot be run so there.
+        """
+        where = chosen(device, network=self.has_network)
+        acceleration.check(self.model, where)
+        return replace(self, device=where, acceleration=acceleration)
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the model is a network, which can be run in several ways, and no closed form."""
+        return bool(getattr(self.model, "accelerations", ()))
+
+    @property
+    def images_at_once(self) -> int | None:
+        """The most images that the device's memory has had room for; None while it has had room for every batch."""
+        limits = [size.limit for size in self._sizes.values() if size.limit is not None]
+        return min(limits, default=None)
+
     def denoiser(self, seeds: range, device: str | None = None) -> Denoiser:
-        """D(x; sigma) for the images of these seeds, in this order, on `device`, the benchmark's own by default."""
+        """D(x; sigma) for the images of these seeds, in this order, as they are sampled.
+
+        With `device` it is the bare network's there. It is shown as many images at once as memory has room for.
+        """
         model, where = self.model, device or self.device
-        if not isinstance(model, Conditional):
-            return model.denoiser(where)
-        return BatchDenoiser(lambda part: model.denoiser_for(part, where), seeds, self.rows_per_image)
+        run: Callable[[Denoiser], Denoiser] = self._accelerator if device is None else lambda denoise: denoise
+        made: Denoiser
+        if isinstance(model, Conditional):
+            made = BatchDenoiser(lambda part: run(model.denoiser_for(part, where)), seeds, self.rows_per_image)
+        else:
+            made = run(model.denoiser(where))
+        return FittingDenoiser(made, self._sizes["network", where])
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -130,12 +164,34 @@ class Benchmark:
 
         (B, C, H, W) -> (B, C', H', W').
         """
-        images = self.model.decode(samples) if isinstance(self.model, _Decodes) else samples
-        return quantise(images) if self.spec.quantise else images
+        return self._fitted("images", self._images, samples)
 
     def features(self, samples: Tensor) -> Tensor:
         """Features of samples in data units (B, C, H, W) -> (B, d)."""
-        return self.extractor(self.images(samples))
+        return self.extracted(self.images(samples))
+
+    def extracted(self, images: Tensor, extractor: Extractor | None = None) -> Tensor:
+        """What the benchmark's extractor, or another one, gives of images as `images` gives them -> (B, d)."""
+        other = extractor or self.extractor
+        return self._fitted(name_of(other), other, images)
+
+    def _images(self, samples: Tensor) -> Tensor:
+        images = self.model.decode(samples) if isinstance(self.model, _Decodes) else samples
+        return quantise(images) if self.spec.quantise else images
+
+    def _fitted(self, name: str, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        """What a function of images gives, of as many at once as memory has room for."""
+        size = self._sizes[name, str(batch.device)]
+        return size.each(lambda part: function(batch[part]), len(batch), batch.device)
+
+    @functools.cached_property
+    def _accelerator(self) -> Accelerator:
+        return Accelerator(self.acceleration)
+
+    @functools.cached_property
+    def _sizes(self) -> defaultdict[tuple[str, str], BatchSize]:
+        """What fits, of each that asks for memory of its own and on each device."""
+        return defaultdict(BatchSize)
 
     @functools.cached_property
     def reference(self) -> Reference:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.comparison import Estimate
+from pipeline.device import has_float64
 from pipeline.metrics.moments import Array, Moments
 
 
@@ -61,7 +62,8 @@ def frechet_distance(moments: Moments, reference: Reference, device: str = "cpu"
     covariance, root = moments.covariance, reference.root
     if not np.isfinite(moments.mean).all() or not np.isfinite(covariance).all():
         return math.nan
-    values = _eigenvalues(covariance, root) if device == "cpu" else _eigenvalues_on(device, covariance, root)
+    here = device == "cpu" or not has_float64(device)
+    values = _eigenvalues(covariance, root) if here else _eigenvalues_on(device, covariance, root)
     overlap = float(np.sqrt(_kept(values)).sum())
     gap = moments.mean - reference.mean
     return float(gap @ gap + np.trace(covariance) + np.trace(reference.covariance)) - 2 * overlap

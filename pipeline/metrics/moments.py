@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.device import in_float64
 from pipeline.registry import SpecError
 
 Array = npt.NDArray[np.float64]
@@ -36,8 +37,8 @@ class Moments:
 
     @staticmethod
     def of(features: Tensor | npt.NDArray[Any]) -> Moments:
-        """Moments of features (B, d), summed in float64 where they lie (on their device)."""
-        rows = torch.as_tensor(features).double()
+        """Moments of features (B, d), summed in float64 where they lie, or on the CPU where their device has none."""
+        rows = in_float64(torch.as_tensor(features))
         if rows.ndim != 2:
             raise ValueError(f"features have two axes, (B, d), not {rows.ndim}")
         if not len(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import math
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.acceleration import EVERY, Raw
 from pipeline.denoiser import Denoiser
 from pipeline.models import MODELS
 from pipeline.models.checkpoint_file import CheckpointFile
 from pipeline.models.classes import drawn_classes
 from pipeline.models.edm_latents import Edm2Decoder
+from pipeline.models.guided import GuidedDenoiser
 from pipeline.networks.arguments import build, checked
 from pipeline.networks.checkpoint import Checkpoint
 from pipeline.networks.preconditioning import Preconditioner
@@ -44,12 +47,13 @@ class EdmModel:
     latents are to be compared.
 
     Raises:
-        SpecError: no such file, not a checkpoint, not the one of that hash or of that network; no such class; parts that
-            do not fit.
+        SpecError: no such file, not a checkpoint, not the one of that hash or of that network; no such class; parts
+            that do not fit.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("path", "guide", "decoder")
     shorthand: ClassVar[str] = "path"
+    accelerations: ClassVar[tuple[str, ...]] = EVERY
 
     path: str
     label: int | None = None
@@ -202,9 +206,11 @@ class EdmModel:
             allowed = f"0 or {self.classes}" if self.classes else "0"
             raise SpecError("has other classes", path="guide", given=guide.label_dim, allowed=allowed)
 
-    def _denoiser(self, device: str, labels: Sequence[int] | None) -> EdmDenoiser:
-        guide = None if self._guide is None else self._guide.on(device)
-        return EdmDenoiser(self._main.on(device), labels, half=self._half, guide=guide, guidance=self.guidance)
+    def _denoiser(self, device: str, labels: Sequence[int] | None) -> Denoiser:
+        main = EdmDenoiser(self._main.on(device), labels, half=self._half)
+        if self._guide is None:
+            return main
+        return GuidedDenoiser(main, EdmDenoiser(self._guide.on(device), labels, half=self._half), self.guidance)
 
 
 def _made_from(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -223,20 +229,16 @@ def _outlined(network: Mapping[str, Any]) -> Preconditioner:
 class EdmDenoiser:
     """D(x; sigma) without gradients: rounded to float32 for the network, and back to the dtype of x.
 
-    `labels`: none, one for every image, or one for each image of the batch. `half` counts on CUDA devices only.
+    `labels`: none, one for every image, or one for each image of the batch. `half` counts on CUDA devices only, and
+    where F is run as it is: one that is run in another way is given float32.
     """
 
-    def __init__(
-        self,
-        network: Preconditioner,
-        labels: Sequence[int] | None = None,
-        *,
-        half: bool = False,
-        guide: Preconditioner | None = None,
-        guidance: float = 1.0,
-    ) -> None:
+    # Parameters are cast to what they meet; the embedding of the noise level and attention's softmax stay in float32.
+    follows_dtype: ClassVar[bool] = True
+
+    def __init__(self, network: Preconditioner, labels: Sequence[int] | None = None, *, half: bool = False) -> None:
         self.network, self.labels, self.half = network, None, half
-        self.guide, self.guidance, self.rows_per_image = guide, guidance, 1 if guide is None else 2
+        self._raw: Raw | None = None
         if labels is not None:
             device = next(network.parameters()).device
             self.labels = functional.one_hot(
@@ -249,21 +251,27 @@ class EdmDenoiser:
         dtype = torch.float16 if self.half and x.device.type == "cuda" else torch.float32
         return self.denoise(x, sigma, dtype)
 
+    def raw(self, network: nn.Module) -> Raw:
+        """F of this preconditioned network: images, c_noise and labels -> a tensor."""
+        assert isinstance(network, Preconditioner)
+        return network.raw
+
+    def through(self, raw: Raw) -> EdmDenoiser:
+        """The same D with `raw` in the place of F."""
+        other = copy.copy(self)
+        other._raw, other.half = raw, False
+        return other
+
     def denoise(self, x: Tensor, sigma: float, dtype: torch.dtype) -> Tensor:
-        """D with the networks in this dtype.
+        """D with the network in this dtype.
 
         Raises:
             SpecError: float16 was not enough: the answer is not finite for an x that is.
         """
-        denoised = self._of(self.network, x, sigma, dtype)
-        if self.guide is None:
-            return denoised
-        away = self._of(self.guide, x, sigma, dtype)
-        return away + self.guidance * (denoised - away)
-
-    def _of(self, network: Preconditioner, x: Tensor, sigma: float, dtype: torch.dtype) -> Tensor:
         with torch.no_grad():
-            denoised: Tensor = network(x, torch.tensor(sigma, dtype=torch.float32, device=x.device), self.labels, dtype)
+            # Filled on the device: a tensor that is made on the host would make it wait.
+            at = torch.full((), sigma, dtype=torch.float32, device=x.device)
+            denoised: Tensor = self.network(x, at, self.labels, dtype, self._raw)
         if dtype == torch.float16 and not denoised.isfinite().all() and x.isfinite().all():
             raise SpecError(f"float16 overflowed at sigma {sigma:g}", path="fp16", given=True, allowed="false")
         return denoised.to(x.dtype)

@@ -39,6 +39,8 @@ class PythonModel:
     shorthand: ClassVar[str] = "function"
 
     function: str
+    accelerations: ClassVar[tuple[str, ...]] = ("autocast",)
+    unaccelerated: ClassVar[str] = "is the function's own to do, which knows its network"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", self.function):
@@ -104,9 +106,6 @@ class PythonModel:
             raise self._lacks("denoise_for", own, "denoise_for(seeds) -> denoise(x, sigma)")
         return self._checked(own, model)
 
-    def _on(self, device: str) -> Any:
-        return self._model if device == "cpu" else self._function(device)
-
     def _checked(self, own: Denoiser, model: Any) -> Denoiser:
         def denoise(x: Tensor, sigma: float) -> Tensor:
             with torch.no_grad():
@@ -157,6 +156,16 @@ class PythonModel:
         except Exception as error:  # the user's own code
             text = f"failed when it was called with 'cpu' ({type(error).__name__}: {error})"
             raise SpecError(text, path="function", given=self.function) from None
+
+    @functools.cached_property
+    def _models(self) -> dict[str, Any]:
+        return {"cpu": self._model}
+
+    def _on(self, device: str) -> Any:
+        """What the function returns for a device, called once for each."""
+        if device not in self._models:
+            self._models[device] = self._function(device)
+        return self._models[device]
 
     def _denoise(self, model: Any) -> Denoiser:
         found: Denoiser | None = getattr(model, "denoise", None)

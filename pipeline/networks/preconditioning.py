@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -68,8 +69,9 @@ class Preconditioner(nn.Module, ABC):
         return float(self.round_sigma(torch.tensor(sigma, dtype=torch.float64)))
 
     def forward(
-        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, dtype: torch.dtype = torch.float32,
+        raw: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
         """D in float32: x and sigma are rounded to it first, as published. Only F runs in `dtype`.
 
         Args:
@@ -77,7 +79,8 @@ class Preconditioner(nn.Module, ABC):
             sigma: (), or (B,).
             labels: One-hot classes (1 or B, label_dim); where the network has classes, none is all zeros, which is
                 "no class" to a network that was trained with some labels dropped, and to no other.
-            dtype: float16 or float32.
+            dtype: float16, bfloat16 or float32.
+            raw: F, where it is run in another way than by `raw`.
         """
         x, sigma = x.float(), sigma.float().reshape(-1, 1, 1, 1)
         if self.label_dim:
@@ -85,8 +88,8 @@ class Preconditioner(nn.Module, ABC):
         else:
             given = None
         c = self.coefficients(sigma)
-        raw = self.raw((c.in_ * x).to(dtype), c.noise.flatten(), given)
-        return c.skip * x + c.out * raw[:, : self.img_channels].float()
+        found = (raw or self.raw)((c.in_ * x).to(dtype), c.noise.flatten(), given)
+        return c.skip * x + c.out * found[:, : self.img_channels].float()
 
     def raw(self, x: Tensor, c_noise: Tensor, labels: Tensor | None) -> Tensor:
         """F(x; c_noise), in the dtype of x."""

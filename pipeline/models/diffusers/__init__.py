@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.acceleration import EVERY
 from pipeline.models import MODELS
 from pipeline.models.classes import drawn_classes
 from pipeline.models.diffusers import component, folder, prompt_file
@@ -44,6 +45,7 @@ class DiffusersModel:
 
     paths: ClassVar[tuple[str, ...]] = ("embeddings", "prompts")
     paths_or_ids: ClassVar[tuple[str, ...]] = ("source",)
+    accelerations: ClassVar[tuple[str, ...]] = EVERY
     shorthand: ClassVar[str] = "source"
 
     source: str

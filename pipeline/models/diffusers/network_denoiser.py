@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.acceleration import Raw
 from pipeline.models.diffusers.condition import Row
 from pipeline.models.diffusers.networks import Form
 from pipeline.models.diffusers.scaling import Scaling
@@ -22,6 +25,17 @@ class NetworkDenoiser:
     def __init__(self, form: Form, scaling: Scaling, network: Any, rows: Sequence[Row], guidance: float) -> None:
         self.form, self.scaling, self.network, self.rows, self.guidance = form, scaling, network, rows, guidance
         self.rows_per_image = len(rows)
+        self._raw = self.raw(network)
+
+    def raw(self, network: nn.Module) -> Raw:
+        """The prediction of this network: what it sees, its times, and its condition -> a tensor."""
+        return functools.partial(self.form.answer, network)
+
+    def through(self, raw: Raw) -> NetworkDenoiser:
+        """The same D with `raw` in the place of the network."""
+        other = copy.copy(self)
+        other._raw = raw
+        return other
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
@@ -29,7 +43,7 @@ class NetworkDenoiser:
         seen = self.scaling.seen(x, sigma).to(dtype).repeat(len(self.rows), 1, 1, 1)
         times = torch.full((len(seen),), self.scaling.time(sigma), device=x.device)
         row = {key: torch.cat([self._of(one[key], count, dtype) for one in self.rows]) for key in self.rows[0]}
-        answer = self.form.answer(self.network, seen, times, row)[:, : x.shape[1]].to(x.dtype)
+        answer = self._raw(seen, times, row)[:, : x.shape[1]].to(x.dtype)
         if len(self.rows) == 2:
             wanted, none = answer.chunk(2)
             answer = none + self.guidance * (wanted - none)
