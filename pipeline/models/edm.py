@@ -210,7 +210,9 @@ class EdmModel:
         main = EdmDenoiser(self._main.on(device), labels, half=self._half)
         if self._guide is None:
             return main
-        return GuidedDenoiser(main, EdmDenoiser(self._guide.on(device), labels, half=self._half), self.guidance)
+        guide = self._guide.on(device)
+        away = EdmDenoiser(guide, labels if guide.label_dim else None, half=self._half)
+        return GuidedDenoiser(main, away, self.guidance)
 
 
 def _made_from(checkpoint: Checkpoint) -> dict[str, Any]:
