@@ -81,6 +81,8 @@ def plan_card(spec: TrialSpec, prepared: Prepared, benchmark: Benchmark) -> dict
     }
     if prepared.rows_per_image != 1:
         held["rows_per_image"] = prepared.rows_per_image
+    if benchmark.reference_sha256 is not None:
+        held["reference_sha256"] = benchmark.reference_sha256
     written = _card(
         describe(replace(spec, solver=prepared.solver)), held, spec, prepared.solver, prepared.plan, prepared.walk
     )

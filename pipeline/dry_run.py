@@ -6,9 +6,10 @@ its plans are others, what they cost is nearly the same.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipeline import agenda, benchmarks
 from pipeline.benchmarks import Benchmark
 from pipeline.denoiser import Denoiser
 from pipeline.metrics.features import Identity
+from pipeline.registry import SpecError
 from pipeline.schedules import SCHEDULES
 from pipeline.speed import Speed, speed
 from pipeline.trial import Prepared, TrialSpec, memory_of, prepare
@@ -36,7 +38,7 @@ from search_spaces import Study
 
 # 10 searches of 200 trials on digits-kde took 1/10.1 of what the same trials would have at full size (1/7.4 to 1/13.4).
 SHARE = 1 / 10.1
-SHARE_SOURCE = "1/10.1 of it, as 10 searches of 200 trials on digits-kde took (1/7.4 to 1/13.4): README"
+SHARE_SOURCE = "1/10.1 of full size, as 10 searches of 200 trials on digits-kde took (1/7.4 to 1/13.4): README"
 POINTS = 32  # of the space, drawn at random
 PIXELS = 16  # of the stand-in: its plans cost what those of as many as the images have do
 SIGMA_DATA = 0.5  # EDM's, Karras et al., 2022, arXiv 2206.00364, table 1
@@ -151,7 +153,7 @@ def forecast(study: Study, rate: Speed) -> Forecast:
     memory = memory_of(held)
 
     def ready(spec: TrialSpec) -> Prepared:
-        return prepare(_of_fewer_pixels(spec, math.prod(model.shape)), held, memory)
+        return prepare(of_fewer_pixels(spec, math.prod(model.shape)), held, memory)
 
     ends = (card.sigma_min, card.sigma_max)
     jobs = list(agenda.measured(study, ends, set(), itertools.count()))
@@ -162,32 +164,41 @@ def forecast(study: Study, rate: Speed) -> Forecast:
     baselines = [made.nfe for made in plans.values()]
     distinct = {made.plan.digest: made.nfe for made in plans.values()}
     distinct.pop(floor.plan.digest, None)
-    drawn = [ready(study.spec(study.parsed_space.assemble(params))) for params in _points(study)]
-    within = [made.nfe for made in drawn if made.nfe <= study.budgets[-1]]
-    mean = sum(within) / len(drawn)  # what is above the last budget is never sampled
+    calibrated = [made for made in (floor, *plans.values()) if made.setup_rows]
+    settings = study.published_points[: study.trials]  # they are tried first
+    published = list(_made(study, settings, ready))
+    others = study.trials - len(settings)
+    drawn = list(_made(study, _points(study), ready)) if others else []
+    # What is above the last budget is never sampled.
+    sampled = [[made.nfe if made.nfe <= study.budgets[-1] else 0 for made in each] for each in (published, drawn)]
     share = SHARE if study.rungs is not None else 1.0
-    learned = sum(made.spent_rows for made in plans.values())
-    setup = [made.setup_rows for made in drawn]
-    spent = sum(made.spent_rows for made in drawn) / len(drawn)
     parts = [
         Part("floor", 1, beside, beside * floor_rows, beside * floor_rows),
         Part("baselines", len(baselines), len(baselines) * beside, beside * sum(baselines),
              beside * sum(distinct.values())),
-        Part("trials", study.trials, study.trials * beside, study.trials * beside * study.budgets[-1],
-             round(study.trials * study.images * mean * share)),
+        Part("published", len(published), len(published) * beside, beside * sum(sampled[0]),
+             round(study.images * sum(sampled[0]) * share)),
+        Part("searched", others, others * beside, others * beside * study.budgets[-1],
+             round(others * study.images * _mean(sampled[1]) * share)),
         *_confirmations(study, floor_rows),
         Part("set-up: teacher", 1 if taught else 0, taught, taught * floor_rows, taught * floor_rows),
-        Part("set-up: baselines", sum(made.setup_rows > 0 for made in plans.values()), 0,
-             sum(made.setup_rows for made in plans.values()), learned),
-        Part("set-up: trials", study.trials, 0, study.trials * max(setup), round(study.trials * spent)),
+        Part("set-up: baselines", len(calibrated), 0, sum(made.setup_rows for made in calibrated),
+             sum(made.spent_rows for made in calibrated)),
+        Part("set-up: published", len(published), 0, sum(made.setup_rows for made in published),
+             sum(made.spent_rows for made in published)),
+        Part("set-up: searched", others, 0, others * max((made.setup_rows for made in drawn), default=0),
+             round(others * _mean([made.spent_rows for made in drawn]))),
     ]  # fmt: skip
     notes = [
         f"full size: every trial at {study.budgets[-1]} NFE on all images, each set-up as if nothing were remembered",
-        f"trials, estimate: {mean:.1f} NFE, the mean of {len(drawn)} random points of the space (seed 0)"
-        + (f", at full size; {SHARE_SOURCE}" if study.rungs is not None else ", all on all images"),
         "baselines, estimate: equal plans are sampled once",
         "set-up: counted on Gaussian data in place of the network's",
     ]
+    if study.rungs is not None and study.trials:
+        notes.append(f"published and searched, estimate: {SHARE_SOURCE}")
+    if drawn:
+        points = f"the mean of {len(drawn)} random points of the space (seed 0)"
+        notes.append(f"searched, estimate: {_mean(sampled[1]):.1f} NFE, {points}")
     if study.confirm is not None:
         notes.append("confirmations: at most one plan of each NFE; estimate: the front and a baseline at each budget")
     lacking = tuple(str(file.path) for file in benchmarks.missing(card, folder))
@@ -195,7 +206,7 @@ def forecast(study: Study, rate: Speed) -> Forecast:
                     lacking, tuple(notes))  # fmt: skip
 
 
-def _of_fewer_pixels(spec: TrialSpec, pixels: int) -> TrialSpec:
+def of_fewer_pixels(spec: TrialSpec, pixels: int) -> TrialSpec:
     """The same trial for `PIXELS`: SDM's eta is an L2 norm, which goes with the root of their number."""
     schedule = SCHEDULES.build(spec.schedule)
     ratio = math.sqrt(PIXELS / pixels)
@@ -213,6 +224,19 @@ def _confirmations(study: Study, floor_rows: int) -> Iterator[Part]:
     most = floor_rows + sum(front) + sum(budgets)
     likely = floor_rows + (2 if study.trials else 1) * sum(budgets)
     yield Part("confirmations", count, count * spec.images, most * spec.images, likely * spec.images)
+
+
+def _mean(counts: list[int]) -> float:
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def _made(
+    study: Study, points: Iterable[Mapping[str, Any]], ready: Callable[[TrialSpec], Prepared]
+) -> Iterator[Prepared]:
+    """The plans of these points; a point that a search would refuse is none."""
+    for params in points:
+        with contextlib.suppress(SpecError):
+            yield ready(study.spec(study.parsed_space.assemble(params)))
 
 
 def _points(study: Study) -> Iterator[Mapping[str, Any]]:
@@ -254,8 +278,11 @@ def show(told: Forecast, console: Console) -> None:
     rate = told.speed.rows_per_second
     if rate is not None:
         most, likely = (rows / rate / 3600 for rows in (told.most, told.estimate))
-        line(f"{told.speed.hours_of} hours: {most:,.3g} at full size, {likely:,.3g} estimated, at {rate:,.4g} rows a "
-             f"second; {told.workers} worker(s) would take {likely / told.workers:,.3g} h")  # fmt: skip
+        workers = f"{told.workers} worker{'s' * (told.workers > 1)}"
+        line(
+            f"{told.speed.hours_of} hours: {most:,.3g} at full size, {likely:,.3g} estimated, at {rate:,.4g} rows a "
+            f"second; with {workers} {likely / told.workers:,.3g} h"
+        )
     line(f"rate: {told.speed.told}")
     for note in told.notes:
         line(note)

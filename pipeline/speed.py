@@ -79,7 +79,7 @@ def speed(benchmark: str, gpus: float, threads: int, nfe: int, tflops: float | N
     operations = flops(network)
     device = FLOAT16 if network.use_fp16 else FLOAT32
     if tflops is not None:
-        device = Device(f"{tflops:g} TFLOP/s", tflops * 1e12, "--gpu-tflops")
+        device = Device("a GPU", tflops * 1e12, "--gpu-tflops")
     told = (
         f"{operations / 1e9:.1f} GFLOP a row, counted on the network's layers; {device.name} at "
         f"{device.flops / 1e12:g} TFLOP/s ({device.source}); features and noise not counted"

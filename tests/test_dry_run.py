@@ -12,11 +12,16 @@ from rich.console import Console
 
 import search_spaces
 from pipeline import benchmarks, dry_run
+from pipeline.benchmarks import Benchmark
 from pipeline.methods import METHODS
+from pipeline.metrics.features import Identity
+from pipeline.networks.arguments import build
 from pipeline.networks.flops import flops
 from pipeline.speed import FLOAT16, FLOAT32, speed
+from pipeline.trial import TrialSpec, prepare
 from tests.cli.console import TINY, contents, done, refused
-from tests.test_shorthand import CARD, MODULE
+from tests.networks import tiny
+from tests.test_shorthand import CARD, MODULE, put_checkpoint
 
 NO_TRIALS = {
     "benchmark": "card.yaml",
@@ -84,12 +89,40 @@ def test_every_part_adds_up(cifar10):
     costs = [n for name in METHODS.names() for n in study.budgets if METHODS.get(name).pair(n) is not None]
     assert held["baselines"]["count"] == len(costs)
     assert held["baselines"]["most"] == (images + taught) * sum(costs)
-    assert held["trials"]["most"] == 200 * (images + taught) * 35
+    settings = len(study.published_points)
+    assert (held["published"]["count"], held["searched"]["count"]) == (settings, 200 - settings)
+    assert held["searched"]["most"] == (200 - settings) * (images + taught) * 35
     assert held["confirmations"]["most"] == images * (79 + sum(range(1, 36)) + sum(study.budgets))
     assert held["set-up: teacher"]["most"] == taught * 79
     for which, key in (("full_size", "most"), ("estimate", "estimate")):
         assert forecast["network_rows"][which] == sum(part[key] for part in held.values())
     assert all(0 < part["estimate"] <= part["most"] for part in held.values())
+
+
+@pytest.mark.parametrize(("eta_min", "eta_max"), [(0.01, 0.4), (0.001, 0.01)])
+def test_a_walk_on_few_pixels_costs_what_it_does_on_all(eta_min, eta_max):
+    schedule = {"name": "sdm", "num_steps": 8, "eta_min": eta_min, "eta_max": eta_max, "calibration_images": 16}
+    spec, card = TrialSpec("gmm", {"name": "euler"}, schedule), benchmarks.card_of("gmm")
+    few, all_ = (
+        Benchmark(card, dry_run.Gaussian(shape), Identity()) for shape in ((1, 1, dry_run.PIXELS), (3, 16, 16))
+    )
+    whole = prepare(spec, all_).setup_rows
+    assert prepare(dry_run.of_fewer_pixels(spec, 3 * 16 * 16), few).setup_rows == pytest.approx(whole, rel=0.03)
+
+
+def test_published_settings_are_counted_one_by_one(place):
+    """Heun at 3 and 5 moves, and Euler at 4: no other trial is tried."""
+    space = {"solver": {"choices": {"euler": {"name": "euler"}, "heun": {"name": "heun"}}},
+             "schedule": {"name": "edm", "num_steps": {"low": 2, "high": 9}}}  # fmt: skip
+    points = [{"solver": "heun", "schedule.num_steps": [3, 5]}, {"solver": "euler", "schedule.num_steps": 4}]
+    content = yaml.safe_load(TINY.read_text()) | NO_TRIALS
+    content |= {"space": space, "published": points, "trials": 3, "budgets": [3, 8], "rungs": "none"}
+    (place / "study.yaml").write_text(yaml.safe_dump(content))
+    held = parts(told("study.yaml"))
+    assert "searched" not in held
+    assert held["published"]["count"] == 3
+    # Heun's five moves are nine evaluations, above the last budget, and are refused unseen.
+    assert held["published"]["most"] == held["published"]["estimate"] == 40 * (5 + 4)
 
 
 def test_hours_are_those_of_the_networks_own_size_where_nothing_is_here(cifar10):
@@ -133,6 +166,18 @@ def test_a_benchmark_that_is_here_is_measured(place):
     assert forecast["hours"]["of"] == "CPU"
     assert forecast["rows_per_second"] > 100
     assert forecast["missing"] == []
+
+
+def test_without_the_weights_of_its_features_a_network_is_counted_instead(place, monkeypatch):
+    monkeypatch.delenv("SIGMASEARCH_INCEPTION_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(place / "none"))
+    put_checkpoint(place / "n.pkl")
+    changes = {"model": "edm:n.pkl", "features": "inception", "quantise": True, "reference": "n.npz"}
+    (place / "card.yaml").write_text(yaml.safe_dump(CARD | changes))
+    rate = speed("card.yaml", 0, 1, 4)
+    assert "not measured: no weights of its features here" in rate.told
+    outlined = build("EDMPrecond", tiny.TINY["ddpmpp"])
+    assert rate.rows_per_second == pytest.approx(FLOAT32.flops / flops(outlined))
 
 
 def test_guidance_is_counted(place):

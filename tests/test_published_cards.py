@@ -1,5 +1,6 @@
 """The cards of published settings: what is known without their files, and that they work once those are there."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -169,9 +170,16 @@ def test_a_shipped_card_works_once_its_files_are_there(shipped, data, tmp_path, 
     assert benchmarks.load("small") is held, "its files are read once a process"
     assert (held.shape, held.name) == ((3, 8, 8), "small")
     done("plan", "small", "--baseline", "ddim", "--nfe", "3", "--out", "card.json")
+    written = json.loads((tmp_path / "card.json").read_text())["benchmark"]
+    assert written["reference_sha256"] == hashlib.sha256((data / "small.npz").read_bytes()).hexdigest()
     told = json.loads(done("evaluate", "card.json", "--images", "40", "--shard-images", "10", "--json").out)
     assert (told["nfe"], told["benchmark"]) == (3, "small")
     assert told["reference"] == held.reference_hash
+
+
+def test_a_shipped_card_by_its_path_is_the_same(shipped, data):
+    shipped()
+    assert benchmarks.load(cards.FOLDER / "small.yaml").model_hash == benchmarks.load("small").model_hash
 
 
 def test_another_network_than_the_card_declares_is_refused(shipped, data):
@@ -186,6 +194,10 @@ def test_a_changed_checkpoint_is_read_again(shipped, data):
     before = benchmarks.load("small").model_hash
     put_checkpoint(data / "small.pkl", seed=1)
     assert benchmarks.load("small").model_hash != before
+    word = benchmarks.with_model("small", f"edm:{data / 'small.pkl'}")
+    held = benchmarks.load(word).model_hash
+    put_checkpoint(data / "small.pkl", seed=2)
+    assert benchmarks.load(word).model_hash != held
 
 
 def test_what_may_be_fetched_is_the_model_and_the_reference():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -254,11 +255,14 @@ def _kept(benchmark: str, *unchanged: object) -> Benchmark:
 
 
 def _stamps(found: FoundCard) -> tuple[tuple[str, int], ...]:
+    """The files that it would read, and when they were changed."""
     try:
-        files = named_files(checked(found.content), found.folder).values()
+        card = checked(found.content)
     except SpecError:
         return ()
-    return tuple((str(path), path.stat().st_mtime_ns) for path, _ in files if path.exists())
+    paths = [str(path) for path, _ in named_files(card, found.folder).values()]
+    paths += [value for value in _beside(card.model, found.folder).values() if isinstance(value, str)]
+    return tuple((path, os.stat(path).st_mtime_ns) for path in paths if os.path.isfile(path))
 
 
 def _made(found: FoundCard) -> Benchmark:

@@ -63,18 +63,14 @@ class Card(BaseModel):
 class FoundCard:
     """A card's content, and the folder in which its relative paths begin. `file` is the YAML it was read from.
 
-    `model`: the word that takes the place of its model, if one does.
+    `shipped`: it is one of the package's. `model`: the word that takes the place of its model, if one does.
     """
 
     content: dict[str, Any]
     folder: Path
     file: Path
+    shipped: bool
     model: str | None = None
-
-    @property
-    def shipped(self) -> bool:
-        """Whether it is one of the package's."""
-        return self.file.parent == FOLDER
 
 
 @dataclass(frozen=True)
@@ -128,9 +124,8 @@ def find(benchmark: str | Path) -> FoundCard:
     name, model = parted(str(benchmark))
     if isinstance(benchmark, Path) or name.endswith((".yaml", ".yml")):
         file = Path(name)
-        folder = file.parent
     elif name in names():
-        file, folder = FOLDER / f"{name}.yaml", data_folder()
+        file = FOLDER / f"{name}.yaml"
     else:
         raise SpecError("unknown benchmark", given=name, allowed=[*names(), "the path of a .yaml card"])
     content: dict[str, Any] = read(file)
@@ -138,7 +133,8 @@ def find(benchmark: str | Path) -> FoundCard:
         content |= {"model": model}
         if isinstance(content.get("fetch"), Mapping):
             content["fetch"] = {key: url for key, url in content["fetch"].items() if key != "model"}
-    return FoundCard(content, folder, file, model)
+    shipped = file.parent.absolute() == FOLDER
+    return FoundCard(content, data_folder() if shipped else file.parent, file, shipped, model)
 
 
 def card_of(benchmark: str | Path) -> Card:
