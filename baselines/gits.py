@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.denoiser import Denoiser
+from pipeline.denoiser import Denoiser, in_parts, part_of
 from pipeline.methods import METHODS, Method, Pair
 from pipeline.plan import Plan
 from pipeline.registry import SpecError, require, to_spec
@@ -223,13 +223,14 @@ class GITS:
         sigmas, teacher = self.teacher_sigmas(), self._solver("teacher")
         if isinstance(teacher, Calibrated):
             try:
-                teacher = teacher.calibrate(denoise, noise[: teacher.calibration_images], sigmas)
+                some = teacher.calibration_images
+                teacher = teacher.calibrate(part_of(denoise, 0, some), noise[:some], sigmas)
             except SpecError as error:
                 raise error.under("teacher") from None
         cost = torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
         ends = []
-        for part in torch.split(noise, IMAGES_AT_ONCE):
-            states, slopes = record_trajectory(denoise, part, sigmas, teacher)
+        for network, part in in_parts(denoise, noise, IMAGES_AT_ONCE):
+            states, slopes = record_trajectory(network, part, sigmas, teacher)
             self._check_finite(states, slopes, sigmas)
             cost += (len(part) / len(noise)) * cost_matrix(states, slopes, sigmas, self.metric).cpu()
             ends.append(states[-1].clone())
@@ -263,8 +264,8 @@ class GITS:
         except SpecError as error:
             raise error.under("student") from None
         total = 0.0
-        for part, end in zip(torch.split(noise, IMAGES_AT_ONCE), walk.ends, strict=True):
-            reached = state_at_sigma_min(plan, denoise, part) if self._last else plan.run(denoise, part)
+        for (network, part), end in zip(in_parts(denoise, noise, IMAGES_AT_ONCE), walk.ends, strict=True):
+            reached = state_at_sigma_min(plan, network, part) if self._last else plan.run(network, part)
             total += float((reached.flatten(1).double() - end).norm(dim=-1).sum())
         if not math.isfinite(total):
             raise SpecError("ends in values that are not finite", path="student", given=self.student["name"])

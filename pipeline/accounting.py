@@ -105,8 +105,9 @@ def count(convention: Convention) -> Counted:
         denoise_to_zero=convention.denoise_to_zero,
     )
     prepared = trial.prepare(spec, held)
-    meter = Meter(held.denoiser())
-    trial.draw(prepared.plan, _TwoRows(meter) if convention.guided else meter, held.shape, range(IMAGES))
+    seeds = range(IMAGES)
+    meter = Meter(held.denoiser(seeds))
+    trial.draw(prepared.plan, _TwoRows(meter) if convention.guided else meter, held.shape, seeds)
     return Counted(convention, meter.rows / IMAGES, prepared.setup_nfe, prepared.plan.sigmas[-1])
 
 

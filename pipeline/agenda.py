@@ -25,7 +25,7 @@ def measured(study: Study, sigma_range: tuple[float, float], known: set[str], nu
     for budget in study.budgets:
         for name in study.baseline_names:
             method, key = METHODS.get(name), f"baseline/{name}/{budget}"
-            pair = method.pair(budget)
+            pair = method.spending(budget, study.rows_per_image)
             if pair is not None and key not in known:
                 spec = study.spec({"solver": pair[0], "schedule": ends | dict(pair[1])})
                 yield Job(key, "baseline", spec, next(numbers), method.title, budget)
@@ -68,7 +68,10 @@ def confirmations(study: Study, records: list[TrialRecord], numbers: Iterator[in
         job = Job(f"confirmed/{record.key}", "confirmed", spec, next(numbers), record.method, record.budget)
         job.panel = study.panel
         job.confirms = record.key
-        job.prepared = Prepared(result.plan, result.solver, result.setup_rows, result.setup_nfe, 0.0, result.walk)
+        job.prepared = Prepared(
+            result.plan, result.solver, result.setup_rows, result.setup_nfe, 0.0, result.walk,
+            rows_per_image=result.rows_per_image,
+        )  # fmt: skip
         yield job
 
 

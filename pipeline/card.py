@@ -44,12 +44,14 @@ def card(result: TrialResult, confirmed: TrialResult | None = None) -> dict[str,
         "network_rows": result.rows,
         "worker_seconds": result.seconds,
     } | _metrics(result)
-    benchmark = {
+    benchmark: dict[str, Any] = {
         "name": result.spec.benchmark,
         "version": result.benchmark_version,
         "model_hash": result.model_hash,
         "reference_hash": result.reference_hash,
     }
+    if result.rows_per_image != 1:
+        benchmark["rows_per_image"] = result.rows_per_image
     written = _card(describe(result), benchmark, result.spec, result.solver, result.plan, result.walk)
     if confirmed is not None:
         names = ("fid", "fid_se", "fid_corrected", "fid_infinity")
@@ -67,12 +69,14 @@ def _metrics(result: TrialResult) -> dict[str, Any]:
 
 def plan_card(spec: TrialSpec, prepared: Prepared, benchmark: Benchmark) -> dict[str, Any]:
     """The card of a plan that has not been scored: no "result", but what setting it up cost."""
-    held = {
+    held: dict[str, Any] = {
         "name": spec.benchmark,
         "version": benchmark.version,
         "model_hash": benchmark.model_hash,
         "reference_hash": benchmark.reference_hash,
     }
+    if prepared.rows_per_image != 1:
+        held["rows_per_image"] = prepared.rows_per_image
     written = _card(
         describe(replace(spec, solver=prepared.solver)), held, spec, prepared.solver, prepared.plan, prepared.walk
     )
@@ -92,7 +96,7 @@ def _card(
     return {
         "schema": SCHEMA,
         "method": method,
-        "nfe": len(plan),
+        "nfe": len(plan) * int(benchmark.get("rows_per_image", 1)),
         "terminal": {"rule": "sigma_min" if last else "zero", "sigma": last},
         "benchmark": dict(benchmark),
         "spec": spec.to_json(),
@@ -157,9 +161,14 @@ def read_card(path: Path) -> tuple[TrialSpec, Plan, dict[str, Any]]:
         plan = Plan.from_json(value["plan"])
     except SpecError as error:
         raise error.under(file=str(path)) from None
-    if value.get("nfe", len(plan)) != len(plan):
+    rows = value["benchmark"].get("rows_per_image", 1)
+    if type(rows) is not int or rows < 1:
+        raise SpecError("is no number of rows", path="benchmark.rows_per_image", given=rows, allowed="1 or more",
+                        file=str(path))  # fmt: skip
+    nfe = len(plan) * rows
+    if value.get("nfe", nfe) != nfe:
         message = "is not the number of the plan's evaluations"
-        raise SpecError(message, path="nfe", given=value["nfe"], allowed=str(len(plan)), file=str(path))
+        raise SpecError(message, path="nfe", given=value["nfe"], allowed=str(nfe), file=str(path))
     if value.get("plan_digest", plan.digest) != plan.digest:
         message = "is not the plan's: the card was changed by hand, or cut and pasted"
         raise SpecError(message, path="plan_digest", given=value["plan_digest"], allowed=plan.digest, file=str(path))

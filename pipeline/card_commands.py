@@ -49,7 +49,6 @@ def plan(
     from pipeline.card import plan_card, write_card
 
     held = rerun.load_benchmark(benchmark, "benchmark")
-    trial.check_rows(held)
     spec = plan_options.spec(
         benchmark,
         baseline,
@@ -60,6 +59,7 @@ def plan(
         afs=afs,
         denoise_to_zero=denoise_to_zero,
         churn=churn,
+        rows_per_image=held.rows_per_image,
     )
     prepared = trial.prepare(spec, held)
     card = plan_card(spec, prepared, held)
@@ -74,8 +74,10 @@ def plan(
         print(json.dumps(card))
         return
     sigmas = ", ".join(f"{sigma:.4g}" for sigma in prepared.plan.sigmas)
+    each = prepared.rows_per_image
+    rows = "" if each == 1 else f", {len(prepared.plan)} evaluations of {each} network rows"
     print(
-        f"{result.describe(trial.TrialSpec(**{**spec.to_json(), 'solver': prepared.solver}))}: {len(prepared.plan)} NFE"
+        f"{result.describe(trial.TrialSpec(**{**spec.to_json(), 'solver': prepared.solver}))}: {prepared.nfe} NFE{rows}"
     )
     print(f"sigmas: {sigmas}")
     spent = f"{prepared.setup_nfe:g} evaluations a calibration image, {prepared.setup_rows:,} network rows"

@@ -167,7 +167,7 @@ class Climb:
             return
         elif job.searched and digest in self._plans.parked:
             self._park_beside(job, self._plans.parked[digest])
-        elif job.searched and self.study.rungs is not None and (stop := self._field.saturated(len(job.plan))):
+        elif job.searched and self.study.rungs is not None and (stop := self._field.saturated(job.nfe)):
             self._end(job, Fate(job.key, job.evidence, stop=stop))
         else:
             self._plans.own(job)
@@ -180,7 +180,7 @@ class Climb:
 
     def _refusal(self, job: Job) -> Stop | None:
         """Why a plan is not sampled at all, whatever its quality."""
-        nfe, most = len(job.plan), self.study.budgets[-1]
+        nfe, most = job.nfe, self.study.budgets[-1]
         if nfe > most:
             return Stop("", f"NFE {nfe} is above the last budget, {most}", 0.0)
         setup, limit = job.evidence.setup_nfe, self.study.constraints.setup_nfe

@@ -112,11 +112,17 @@ class Job:
         return self.prepared.plan
 
     @property
+    def nfe(self) -> int:
+        """Network rows that one of its images takes, once it is prepared."""
+        assert self.prepared is not None
+        return self.prepared.nfe
+
+    @property
     def evidence(self) -> Evidence:
         """What is known of it by now."""
         assert self.prepared is not None
         held = self.prepared.setup_nfe, self.teacher, tuple(self.scores), self.spent_rows
-        return Evidence(self.plan.digest, len(self.plan), *held)
+        return Evidence(self.plan.digest, self.nfe, *held)
 
     @property
     def latency_ms(self) -> float | None:

@@ -28,6 +28,11 @@ class Method:
     source: str
     pair: Callable[[int], Pair | None]
 
+    def spending(self, nfe: int, rows_per_image: int) -> Pair | None:
+        """The pair for a network that takes so many rows an evaluation, as a guided one does; NFE counts rows."""
+        evaluations, rest = divmod(nfe, rows_per_image)
+        return None if rest or not evaluations else self.pair(evaluations)
+
 
 class Methods:
     """Methods by name, filled by importing `baselines` when first asked."""

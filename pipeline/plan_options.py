@@ -21,8 +21,9 @@ def spec(
     afs: bool = False,
     denoise_to_zero: bool = False,
     churn: str | None = None,
+    rows_per_image: int = 1,
 ) -> TrialSpec:
-    """The spec that `plan`'s options describe."""
+    """The spec that `plan`'s options describe; `rows_per_image` are those of an evaluation, which NFE counts."""
     if baseline is not None and (solver is not None or schedule is not None):
         raise SpecError(
             "goes without --solver and --schedule, which it brings itself", path="--baseline", given=baseline
@@ -36,9 +37,9 @@ def spec(
             raise error.under("--baseline") from None
         if nfe is None:
             raise SpecError("needs --nfe with it", path="--baseline", given=baseline)
-        pair = method.pair(nfe)
+        pair = method.spending(nfe, rows_per_image)
         if pair is None:
-            possible = [n for n in range(1, 1001) if method.pair(n) is not None]
+            possible = [n for n in range(1, 1001) if method.spending(n, rows_per_image) is not None]
             raise SpecError(
                 f"{method.title} cannot spend exactly that many evaluations",
                 path="--nfe",

@@ -77,7 +77,7 @@ def score(
     except SpecError as error:
         path = f"--metrics{error.path}"
         raise SpecError(error.message, path=path, given=error.given, allowed=error.allowed) from None
-    prepared = trial.Prepared(plan, spec.solver, 0, 0.0, 0.0)
+    prepared = trial.Prepared(plan, spec.solver, 0, 0.0, 0.0, rows_per_image=held.rows_per_image)
     with _about(card):
         try:
             parts = [
@@ -113,7 +113,8 @@ def score(
 def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0) -> Path:
     """Draw a card's samples as one picture."""
     _, plan, held = opened(card)
-    samples = trial.draw(plan, held.denoiser(), held.shape, range(first_seed, first_seed + images))
+    seeds = range(first_seed, first_seed + images)
+    samples = trial.draw(plan, held.denoiser(seeds), held.shape, seeds)
     return picture_grid(quantise(samples.nan_to_num()).movedim(1, -1).numpy(), out)
 
 

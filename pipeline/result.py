@@ -61,6 +61,11 @@ class TrialResult:
         return self.score.corrected
 
     @property
+    def rows_per_image(self) -> int:
+        """Network rows of one evaluation of an image: 2 of a guided network."""
+        return round(self.nfe / len(self.plan)) if len(self.plan) else 1
+
+    @property
     def images_per_second(self) -> float:
         """Images a second of one worker."""
         return self.spec.images / self.seconds if self.seconds else math.nan

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.churn import Churn
-from pipeline.denoiser import Denoiser, Meter
+from pipeline.denoiser import Denoiser, Meter, part_of
 from pipeline.memory import Memory
 from pipeline.plan import Plan, Tape
 from pipeline.registry import SpecError, to_spec
@@ -197,17 +197,18 @@ class Sampler:
     ) -> tuple[list[float], tuple[Mapping[str, Any], ...]]:
         """The schedule's sigmas, going on to 0 if asked for, and what it recorded of its steps."""
         schedule, walk = self.schedule, self.walk
-        calibration = noise[: schedule.calibration_images]
+        some = schedule.calibration_images
+        network, calibration = part_of(denoise, 0, some), noise[:some]
         with _about("schedule"):
             if isinstance(schedule, Learned):
                 lesson = schedule.lesson()
-                learned = None if lesson is None else lesson.known(denoise, calibration, memory)
+                learned = None if lesson is None else lesson.known(network, calibration, memory)
                 placed, steps = schedule.placed(learned)
                 walk = tuple(step.to_json() for step in steps)
             elif schedule.calibration_images:
-                placed = torch.tensor(_whole(schedule).known(denoise, calibration, memory), dtype=torch.float64)
+                placed = torch.tensor(_whole(schedule).known(network, calibration, memory), dtype=torch.float64)
             else:
-                placed = schedule.sigmas(denoise, calibration)
+                placed = schedule.sigmas(network, calibration)
         if self.denoise_to_zero:
             if placed[-1] == 0:
                 raise _already_at_zero()
@@ -223,7 +224,8 @@ class Sampler:
             lesson = solver.lesson(sigmas)
             if lesson is None:
                 return solver
-            return solver.decided(lesson.known(denoise, noise[: solver.calibration_images], memory))
+            some = solver.calibration_images
+            return solver.decided(lesson.known(part_of(denoise, 0, some), noise[:some], memory))
 
 
 def _whole(schedule: Schedule) -> Lesson:

@@ -213,7 +213,7 @@ class Search:
         images, budgets = self.study.images, self.study.budgets
         typical = budgets[len(budgets) // 2]
         running = sum(
-            (len(job.plan) if job.prepared else job.budget or typical)
+            (job.nfe if job.prepared else job.budget or typical)
             * ((job.rung or job.spec.images) - len(job.shards) * job.spec.shard_images)
             for job in self._climb.jobs.values()
         )

@@ -64,7 +64,7 @@ def teach(plan: Plan, benchmark: Benchmark, seeds: range) -> tuple[Teacher, int]
     Raises:
         NotFiniteError: a sample is nan or infinite.
     """
-    meter = Meter(benchmark.denoiser())
+    meter = Meter(benchmark.denoiser(seeds))
     samples = finite(draw(plan, meter, benchmark.shape, seeds, benchmark.device), seeds)
     return Teacher(seeds, samples.float().cpu(), benchmark.features(samples).float().cpu()), meter.rows
 
@@ -79,7 +79,7 @@ def compare(
     Raises:
         NotFiniteError: a sample is nan or infinite.
     """
-    meter = Meter(benchmark.denoiser())
+    meter = Meter(benchmark.denoiser(teacher.seeds))
     denoise = meter if sitting is None else sitting.watch(meter)
     samples = finite(draw(plan, denoise, benchmark.shape, teacher.seeds, benchmark.device), teacher.seeds)
     features = _lengths(benchmark.features(samples).float().cpu() - teacher.features)

@@ -152,7 +152,7 @@ def _rival(records: Iterable[TrialRecord], ready: Prepared | Failure) -> TrialRe
     """The baseline of lowest corrected FID at home, of those that make no more evaluations than this plan."""
     if isinstance(ready, Failure):
         return None
-    within = [each for each in _scored(records, "baseline") if each[1].nfe <= len(ready.plan)]
+    within = [each for each in _scored(records, "baseline") if each[1].nfe <= ready.nfe]
     best = min(within, key=lambda each: (each[1].score.ranked, each[1].nfe), default=None)
     return None if best is None else best[0]
 
@@ -237,8 +237,9 @@ class _Bench:
             spec = replace(self._asked, **{name: getattr(result.spec, name) for name in LOOP})
             if self._way == "plan":
                 ready[record.key] = Prepared(
-                    result.plan, result.solver, result.setup_rows, result.setup_nfe, 0.0, result.walk
-                )
+                    result.plan, result.solver, result.setup_rows, result.setup_nfe, 0.0, result.walk,
+                    rows_per_image=self._ends.away.rows_per_image,
+                )  # fmt: skip
             else:
                 spec = replace(spec, schedule=self._ends.moved(spec.schedule))
                 tasks.append(Task(record.key, (number, 0), spec))

@@ -108,7 +108,7 @@ class Prepared:
     `setup_rows` counts network rows; `setup_nfe` is rows per calibration image, schedule and solver each by its own
     number of images, the figure to set beside NFE; 0 where nothing was calibrated. Both are the method's own, whether
     it was learned now or recalled; `spent_rows` are those of now. `walk` is what the schedule recorded of each step it
-    took, one mapping a step (SDM's realised bound); else empty.
+    took, one mapping a step (SDM's realised bound); else empty. `rows_per_image`: those of one evaluation.
     """
 
     plan: Plan
@@ -118,6 +118,12 @@ class Prepared:
     seconds: float
     walk: tuple[Mapping[str, Any], ...] = ()
     spent_rows: int = 0
+    rows_per_image: int = 1
+
+    @property
+    def nfe(self) -> int:
+        """Network rows that an image takes."""
+        return len(self.plan) * self.rows_per_image
 
 
 @dataclass(frozen=True)
@@ -146,20 +152,6 @@ def memory_of(benchmark: Benchmark, folder: Path | None = None) -> Memory:
     return Memory(folder, context)
 
 
-def check_rows(benchmark: Benchmark) -> None:
-    """Refuse a network that takes several rows an evaluation: a plan's NFE is its length, and half of the truth there.
-
-    Its cards can be evaluated and sampled, for rows are counted at the network.
-
-    Raises:
-        SpecError: it does.
-    """
-    rows = getattr(benchmark.denoiser("cpu"), "rows_per_image", 1)
-    if rows != 1:
-        message = "is a guided network, which is not searched yet: NFE would be counted without guidance"
-        raise SpecError(message, path="benchmark", given=f"{rows} rows an evaluation", allowed="1")
-
-
 def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None) -> Prepared:
     """Place the sigmas, take the solver's decision on fixed calibration seeds, and trace.
 
@@ -167,9 +159,9 @@ def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None)
     """
     started = time.perf_counter()
     sampler = spec.sampler()
-    meter, known = Meter(benchmark.denoiser("cpu")), memory or Memory()
-    saved = known.rows_saved
-    seeds = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + sampler.calibration_images)
+    known = memory or Memory()
+    seeds, saved = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + sampler.calibration_images), known.rows_saved
+    meter = Meter(benchmark.denoiser(seeds, "cpu"))
     calibration = noise(seeds, benchmark.shape, torch.float64)
     sigmas, walk = sampler.place(meter, calibration, known)
     placing = meter.rows + known.rows_saved - saved
@@ -179,8 +171,9 @@ def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None)
     if isinstance(sampler.solver, Calibrated):
         each += (rows - placing) / sampler.solver.calibration_images
     plan = trace(solver, sigmas, afs=sampler.afs, churn=sampler.churn)
-    seconds = time.perf_counter() - started
-    return Prepared(plan, to_spec(solver), rows, each, seconds, walk, meter.rows)
+    return Prepared(
+        plan, to_spec(solver), rows, each, time.perf_counter() - started, walk, meter.rows, benchmark.rows_per_image
+    )  # fmt: skip
 
 
 def draw(plan: Plan, denoise: Denoiser, shape: Sequence[int], seeds: range, device: str = "cpu") -> Tensor:
@@ -228,7 +221,7 @@ def evaluate(
         NotFiniteError: a sample is nan or infinite.
     """
     started = time.perf_counter()
-    meter = Meter(benchmark.denoiser())
+    meter = Meter(benchmark.denoiser(seeds))
     denoise = meter if sitting is None else sitting.watch(meter)
     samples = finite(draw(plan, denoise, benchmark.shape, seeds, benchmark.device), seeds)
     images = benchmark.images(samples)

@@ -21,7 +21,7 @@ from pipeline.plan import Plan
 from pipeline.portrait import Portrait, Sitting
 from pipeline.registry import SpecError
 from pipeline.teacher import Teacher, compare, teach
-from pipeline.trial import NotFiniteError, Prepared, ShardResult, TrialSpec, check_rows, evaluate, memory_of, prepare
+from pipeline.trial import NotFiniteError, Prepared, ShardResult, TrialSpec, evaluate, memory_of, prepare
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,6 @@ class Worker:
 
     def _done(self, task: Task) -> Outcome:
         if task.what == "prepare":
-            check_rows(self.benchmark)
             return prepare(task.spec, self.benchmark, self.memory)
         if task.portion is not None:
             return MeasuredBeside(task.order[1], self._bench.score(task.portion))

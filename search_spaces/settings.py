@@ -83,11 +83,16 @@ def _merged(group: Group, items: Sequence[tuple[Any, Params]]) -> tuple[dict[str
 
 
 def points_of_methods(
-    tree: Node, setting: Mapping[str, Any], budgets: Sequence[int], sigma_range: tuple[float, float]
+    tree: Node,
+    setting: Mapping[str, Any],
+    budgets: Sequence[int],
+    sigma_range: tuple[float, float],
+    rows_per_image: int = 1,
 ) -> list[Params]:
     """The points of published methods at each NFE that they can spend; at the study's `budgets` if none is given.
 
     `sigma_range`: sigma_min and sigma_max of the benchmark, between which a method runs that does not say otherwise.
+    `rows_per_image`: those of an evaluation, which NFE counts.
     """
     for key in setting:
         if key not in METHOD_KEYS:
@@ -96,15 +101,17 @@ def points_of_methods(
     for nfe in given:
         if not isinstance(nfe, int) or isinstance(nfe, bool) or nfe < 1:
             raise SpecError("is no NFE", path="nfe", given="null" if nfe is None else nfe, allowed="1 or more")
-    return [params for name in names for params in _method_points(tree, name, given, sigma_range)]
+    return [params for name in names for params in _method_points(tree, name, given, sigma_range, rows_per_image)]
 
 
-def _method_points(tree: Node, name: Any, given: Sequence[int], sigma_range: tuple[float, float]) -> list[Params]:
+def _method_points(
+    tree: Node, name: Any, given: Sequence[int], sigma_range: tuple[float, float], rows_per_image: int
+) -> list[Params]:
     if not isinstance(name, str) or name not in METHODS:
         raise SpecError("unknown method", path="method", given=_told(name), allowed=METHODS.names())
     found = []
     for nfe in given:
-        pair = METHODS.get(name).pair(nfe)
+        pair = METHODS.get(name).spending(nfe, rows_per_image)
         if pair is None:
             continue
         try:

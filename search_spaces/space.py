@@ -160,10 +160,11 @@ class Space:
         setting: Mapping[str, Any],
         budgets: Sequence[int] = (),
         sigma_range: tuple[float, float] = (SIGMA_MIN, SIGMA_MAX),
+        rows_per_image: int = 1,
     ) -> list[dict[str, Any]]:
         """The points of a published setting: values by key, or methods by name (see `search_spaces.settings`)."""
         if "method" in setting:
-            return points_of_methods(self._tree, setting, budgets, sigma_range)
+            return points_of_methods(self._tree, setting, budgets, sigma_range, rows_per_image)
         return points_of(self._tree, setting)
 
     def point_of(self, pair: Pair) -> dict[str, Any]:

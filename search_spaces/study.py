@@ -64,6 +64,7 @@ class Study(BaseModel):
 
     _space: Space = PrivateAttr()
     _points: list[dict[str, Any]] = PrivateAttr()
+    _rows_per_image: int = PrivateAttr()
     _panel: Panel | None = PrivateAttr()
 
     @field_validator("study")
@@ -132,20 +133,22 @@ class Study(BaseModel):
             fewest = self._space.check(self.benchmark)
         except SpecError as error:
             raise error.under("space") from None
-        if fewest is not None and self.budgets[-1] < fewest:
+        benchmark = benchmarks.load(self.benchmark)
+        self._rows_per_image = benchmark.rows_per_image
+        if fewest is not None and self.budgets[-1] < fewest * self._rows_per_image:
             # A lower budget may be there for the baselines alone; below the last one every trial would be pruned.
             raise SpecError(
                 "no point of the space makes so few evaluations",
                 path=f"budgets[{len(self.budgets) - 1}]",
                 given=self.budgets[-1],
-                allowed=f"{fewest} or more, or fewer moves in the space",
+                allowed=f"{fewest * self._rows_per_image} or more, or fewer moves in the space",
             )
-        benchmark = benchmarks.load(self.benchmark)
+        ends = benchmark.sigma_min, benchmark.sigma_max
         self._panel = self._checked_panel(benchmark, confirmed)
         self._points = []
         for i, setting in enumerate(self.published):
             try:
-                self._points += self._space.points(setting, self.budgets, (benchmark.sigma_min, benchmark.sigma_max))
+                self._points += self._space.points(setting, self.budgets, ends, self._rows_per_image)
             except SpecError as error:
                 raise error.under(f"published[{i}]") from None
         return self
@@ -170,6 +173,11 @@ class Study(BaseModel):
     def panel(self) -> Panel | None:
         """The metrics beside FID that confirmations are measured by; None where there are none."""
         return self._panel
+
+    @property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes, which NFE counts: 2 of a guided network."""
+        return self._rows_per_image
 
     @property
     def teacher_images(self) -> int:

@@ -44,8 +44,8 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._benchmark, name)
 
-    def denoiser(self, device: str | None = None) -> Callable[..., Any]:
-        network = self._benchmark.denoiser(device)
+    def denoiser(self, seeds: range, device: str | None = None) -> Callable[..., Any]:
+        network = self._benchmark.denoiser(seeds, device)
 
         def denoise(x: Any, sigma: Any) -> Any:
             self.rows += len(x)

@@ -11,7 +11,6 @@ from pipeline import benchmarks
 from pipeline.models.python import PythonModel
 from pipeline.registry import SpecError
 from pipeline.trial import TrialSpec, evaluate, prepare
-from pipeline.worker import Failure, Task, Worker
 
 GOOD = """
 import torch
@@ -156,15 +155,3 @@ def test_an_answer_of_another_shape_is_refused(written):
     written(GOOD.format(scale=1.0).replace("return x *", "return x[:, :, :1] *"))
     with pytest.raises(ValueError, match="denoise gave"):
         PythonModel("own:model").denoiser()(torch.ones(3, 1, 2, 2), 1.0)
-
-
-def test_a_guided_network_is_counted_whole_and_not_searched_by_half_its_price(written):
-    written(GOOD.format(scale=1.0) + "\nMine.rows_per_image = 2")
-    benchmark = benchmarks.from_card(CARD)
-    spec = TrialSpec("own", {"name": "euler"}, {"name": "edm", "num_steps": 4}, images=40, shard_images=20)
-    (shard,) = evaluate(prepare(spec, benchmark).plan, benchmark, range(20))
-    assert shard.rows == 2 * 4 * 20
-    outcome = Worker(benchmark, 1).do(Task("a", (1, 0), spec))
-    assert isinstance(outcome, Failure)
-    assert "guided network" in outcome.reason
-    assert not outcome.machine

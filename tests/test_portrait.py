@@ -48,21 +48,21 @@ def seen(plan, benchmark, seeds=SEEDS):
 def test_along_an_euler_path_kappa_and_eta_are_those_of_sdm(digits):
     portrait = seen(trace(Euler(), SIGMAS), digits)
     batch, points = noise(SEEDS[:PATH_IMAGES], digits.shape, torch.float64), []
-    integrate(digits.denoiser(), SIGMAS[0] * batch, SIGMAS, Euler(), observe=points.append)
+    integrate(digits.model.denoiser(), SIGMAS[0] * batch, SIGMAS, Euler(), observe=points.append)
     assert portrait.images == PATH_IMAGES
     assert portrait.sigmas == tuple(SIGMAS)
     assert math.isnan(portrait.kappas[0])
     assert math.isnan(portrait.etas[0])
     # The plan ran in float32.
     assert portrait.kappas[1:] == pytest.approx(curvature_profile(points)[1:], rel=1e-3)
-    etas, _ = measured_eta(digits.denoiser(), batch, SIGMAS)
+    etas, _ = measured_eta(digits.model.denoiser(), batch, SIGMAS)
     assert portrait.etas[1:] == pytest.approx(etas[: len(portrait.etas) - 1], rel=1e-3)
 
 
 def test_at_the_nodes_of_a_heun_path_kappa_is_that_from_node_to_node(digits):
     portrait = seen(trace(Heun(), SIGMAS), digits)
     batch, points = noise(SEEDS[:PATH_IMAGES], digits.shape, torch.float64), []
-    integrate(digits.denoiser(), SIGMAS[0] * batch, SIGMAS, Heun(), observe=points.append)
+    integrate(digits.model.denoiser(), SIGMAS[0] * batch, SIGMAS, Heun(), observe=points.append)
     assert len(portrait.kappas) == 11
     assert portrait.sigmas[:4] == (SIGMAS[0], SIGMAS[1], SIGMAS[1], SIGMAS[2])
     # At the last, sigma 0.002, what rounding to float32 leaves of x - D is more of a bend than the path's.
@@ -95,7 +95,7 @@ def test_watching_changes_no_bit_and_asks_for_no_evaluation(digits):
 def test_the_pictures_are_those_of_the_first_seeds(digits, gmm):
     plan = trace(Euler(), SIGMAS)
     portrait = seen(plan, digits, range(50))
-    samples = draw(plan, digits.denoiser(), digits.shape, range(50))
+    samples = draw(plan, digits.model.denoiser(), digits.shape, range(50))
     assert portrait.pixels.dtype == np.uint8
     assert portrait.pixels.shape == (PICTURES, 8, 8, 1)
     assert (portrait.pixels == quantise(samples[:PICTURES]).movedim(1, -1).numpy()).all()

@@ -37,7 +37,7 @@ def test_a_teacher_holds_what_the_plan_makes_of_these_seeds(gmm):
     teacher, rows = teach(fine, gmm, range(7, 47))
     assert rows == 40 * len(fine)
     assert teacher.seeds == range(7, 47)
-    assert torch.equal(teacher.samples, fine.run(gmm.denoiser(), noise(range(7, 47), gmm.shape)).float())
+    assert torch.equal(teacher.samples, fine.run(gmm.model.denoiser(), noise(range(7, 47), gmm.shape)).float())
     assert torch.equal(teacher.features, gmm.features(teacher.samples).float())
 
 
@@ -49,7 +49,7 @@ def test_the_distance_to_itself_is_nothing_and_it_counts_its_rows(gmm, taught):
 
 def test_a_distance_is_of_one_image_to_the_same_noise(gmm, taught):
     coarse = plan(4)
-    ours = coarse.run(gmm.denoiser(), noise(range(7, 47), gmm.shape))
+    ours = coarse.run(gmm.model.denoiser(), noise(range(7, 47), gmm.shape))
     by_hand = list(map(math.dist, ours.flatten(1).tolist(), taught.samples.flatten(1).tolist()))
     distance, _ = compare(coarse, gmm, taught)
     assert distance.pixels == pytest.approx(by_hand, rel=1e-4)

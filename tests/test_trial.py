@@ -154,10 +154,10 @@ def test_calibration_uses_its_own_seeds_in_double_and_gives_the_same_plan_again(
     seen = []
 
     class Spy:
-        shape = gmm.shape
+        shape, rows_per_image = gmm.shape, 1
 
-        def denoiser(self, device=None):
-            network = gmm.denoiser()
+        def denoiser(self, seeds, device=None):
+            network = gmm.denoiser(seeds)
 
             def denoise(x, sigma):
                 seen.append((x, sigma))
@@ -230,9 +230,9 @@ def test_one_bad_sample_is_enough(gmm):
     class Broken:
         shape, device = gmm.shape, gmm.device
 
-        def denoiser(self, device=None):
+        def denoiser(self, seeds, device=None):
             def denoise(x, sigma):
-                answer = gmm.denoiser()(x, sigma).clone()
+                answer = gmm.model.denoiser()(x, sigma).clone()
                 answer[3, 0, 0, 0] = math.nan
                 return answer
 

@@ -12,14 +12,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
-from pipeline.denoiser import Denoiser
+from pipeline.denoiser import BatchDenoiser, Denoiser
 from pipeline.metrics import reference_files
 from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import FEATURES, Extractor, name_of, quantise
 from pipeline.metrics.image_files import ROWS
 from pipeline.metrics.moments import Moments
 from pipeline.metrics.reference_files import ImageReference, StoredReference
-from pipeline.models import MODELS, Model
+from pipeline.models import MODELS, Conditional, Model
 from pipeline.registry import SpecError
 from pipeline.yaml_file import mistake, read
 
@@ -116,9 +116,18 @@ class Benchmark:
         """The sigma that sampling starts from, in data units."""
         return self.spec.sigma_max
 
-    def denoiser(self, device: str | None = None) -> Denoiser:
-        """D(x; sigma) on `device`, the benchmark's own where none is named."""
-        return self.model.denoiser(device or self.device)
+    @functools.cached_property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes: 2 of a guided network. NFE counts them."""
+        told = getattr(self.model, "rows_per_image", None)
+        return int(getattr(self.model.denoiser("cpu"), "rows_per_image", 1) if told is None else told)
+
+    def denoiser(self, seeds: range, device: str | None = None) -> Denoiser:
+        """D(x; sigma) for the images of these seeds, in this order, on `device`, the benchmark's own by default."""
+        model, where = self.model, device or self.device
+        if not isinstance(model, Conditional):
+            return model.denoiser(where)
+        return BatchDenoiser(lambda part: model.denoiser_for(part, where), seeds, self.rows_per_image)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -227,7 +236,7 @@ def from_card(content: Any, folder: Path = Path()) -> Benchmark:
     if card.sigma_min >= card.sigma_max:
         raise SpecError("is not below sigma_max", path="sigma_min", given=card.sigma_min, allowed=f"< {card.sigma_max}")
     try:
-        model = MODELS.build(card.model)
+        model = MODELS.build(_beside(card.model, folder))
     except SpecError as error:
         raise error.under("model") from None
     try:
@@ -256,6 +265,21 @@ def from_card(content: Any, folder: Path = Path()) -> Benchmark:
             raise SpecError("is of a file, and the reference is none", path="reference_sha256", given=card.reference)
         return Benchmark(card, model, extractor)
     return Benchmark(card, model, extractor, file=_file(card, folder, extractor, model.shape))
+
+
+def _beside(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A model's spec with its relative paths beginning at `folder`: the fields that its class calls `paths`.
+
+    What may be an id of a hub as well, its `paths_or_ids`, is a path where there is one, or where it begins like one.
+    """
+    name, spec = model.get("name"), dict(model)
+    cls = MODELS.get(name) if isinstance(name, str) and name in MODELS.names() else None
+    ids = getattr(cls, "paths_or_ids", ())
+    for key in (*getattr(cls, "paths", ()), *ids):
+        if isinstance(given := spec.get(key), str):
+            joined = folder / Path(given).expanduser()
+            spec[key] = str(joined) if key not in ids or given[:1] in (".", "~") or joined.exists() else given
+    return spec
 
 
 def _extractor(features: str | dict[str, Any], folder: Path) -> Extractor:

@@ -12,7 +12,10 @@ from pipeline.registry import Registry
 
 @runtime_checkable
 class Model(Protocol):
-    """A frozen description of a network or of a closed form; weights are loaded by `denoiser`, not before."""
+    """A frozen description of a network or of a closed form; weights are loaded by `denoiser`, not before.
+
+    A class may have `paths`, those of its fields that are paths, and `paths_or_ids`, those that a hub may know as well.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,6 +37,15 @@ class Model(Protocol):
         Raises:
             NotImplementedError: the model cannot, as a trained network cannot.
         """
+        ...
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """A model whose images are not all drawn for the same: each has a class, say, which its seed alone decides."""
+
+    def denoiser_for(self, seeds: range, device: str = "cpu") -> Denoiser:
+        """D(x; sigma) for one batch, the images of these seeds in this order."""
         ...
 
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class EdmModel:
         SpecError: no such file, not a checkpoint, not the one of that hash; no such class.
     """
 
+    paths: ClassVar[tuple[str, ...]] = ("path",)
+
     path: str
     label: int | None = None
     fp16: bool | None = None
@@ -52,6 +54,11 @@ class EdmModel:
         """One image: (C, H, W)."""
         size = self._network.img_resolution
         return (self._network.img_channels, size, size)
+
+    @property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes."""
+        return 1
 
     @property
     def classes(self) -> int:
@@ -74,13 +81,13 @@ class EdmModel:
             raise SpecError("the network has classes: name one", path="label", allowed=f"0 to {self.classes - 1}")
         return EdmDenoiser(self._on(device), None if self.label is None else [self.label], half=self._half)
 
-    def denoiser_for(self, seeds: Sequence[int] | range, device: str = "cpu") -> Denoiser:
+    def denoiser_for(self, seeds: range, device: str = "cpu") -> Denoiser:
         """D for one batch, the images of these seeds in this order: each of the class that `drawn_classes` gives it."""
         if not self.classes or self.label is not None:
             return self.denoiser(device)
         return EdmDenoiser(self._on(device), self.drawn_classes(seeds), half=self._half)
 
-    def drawn_classes(self, seeds: Sequence[int] | range) -> list[int]:
+    def drawn_classes(self, seeds: range) -> list[int]:
         """A class for each seed, uniform and a function of the seed alone, as noise is."""
         require(self.classes > 0, "label", None, "a network with classes")
         generators = (np.random.Generator(np.random.Philox(key=s, counter=CLASS_STREAM << 192)) for s in seeds)
@@ -153,7 +160,9 @@ class EdmDenoiser:
         self.network, self.labels, self.half = network, None, half
         if labels is not None:
             device = next(network.parameters()).device
-            self.labels = functional.one_hot(torch.tensor(labels, device=device), network.label_dim).float()
+            self.labels = functional.one_hot(
+                torch.tensor(labels, dtype=torch.int64, device=device), network.label_dim
+            ).float()
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         if self.labels is not None and len(self.labels) not in (1, len(x)):

@@ -81,11 +81,31 @@ class PythonModel:
             raise self._lacks("images", given, f"a tensor (N, {', '.join(map(str, self.shape))})")
         return images.detach().cpu().float()
 
+    @property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes, as the object says; 1 where it does not."""
+        return int(getattr(self._model, "rows_per_image", 1))
+
     def denoiser(self, device: str = "cpu") -> Denoiser:
         """Its `denoise`, without gradients, on `device`."""
-        model = self._model if device == "cpu" else self._function(device)
-        own = self._denoise(model)
+        model = self._on(device)
+        return self._checked(self._denoise(model), model)
 
+    def denoiser_for(self, seeds: range, device: str = "cpu") -> Denoiser:
+        """What its `denoise_for` gives for the images of these seeds, where it has one; else as for all."""
+        model = self._on(device)
+        made = getattr(model, "denoise_for", None)
+        if made is None:
+            return self.denoiser(device)
+        own = made(seeds) if callable(made) else None
+        if not callable(own):
+            raise self._lacks("denoise_for", own, "denoise_for(seeds) -> denoise(x, sigma)")
+        return self._checked(own, model)
+
+    def _on(self, device: str) -> Any:
+        return self._model if device == "cpu" else self._function(device)
+
+    def _checked(self, own: Denoiser, model: Any) -> Denoiser:
         def denoise(x: Tensor, sigma: float) -> Tensor:
             with torch.no_grad():
                 denoised = own(x, sigma)

@@ -167,7 +167,7 @@ class Builder:
             shards = [shard for part in parts for shard in part]
             scores = tuple(self._scoring.score(plan, shards[: images // spec.shard_images]) for images in rungs)
             seconds = sum(shard.seconds for shard in shards) / spec.images
-            found = Evidence(plan.digest, len(plan), teacher=distance, scores=scores)
+            found = Evidence(plan.digest, prepared.nfe, teacher=distance, scores=scores)
             return {"seconds": seconds, "evidence": found.to_json()}, sum(shard.rows for shard in shards)
 
         held = self._kept.recall("replay", asked, sample)

@@ -135,7 +135,7 @@ class TableScoring(Scoring):
             solver=prepared.solver,
             score=self.score(prepared.plan, shards),
             fid_infinity=None,
-            nfe=float(len(prepared.plan)),
+            nfe=float(prepared.nfe),
             setup_nfe=prepared.setup_nfe,
             setup_rows=prepared.setup_rows,
             rows=sum(shard.rows for shard in shards),

@@ -173,6 +173,20 @@ def test_what_an_unconditional_network_cannot(saved, tmp_path, monkeypatch, fiel
     assert says in told(asked.pop("source"), **asked)
 
 
+def test_a_cards_source_is_a_folder_beside_it_or_an_id(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    held = {"name": "m", "version": 1, "title": "t", "description": "d", "features": "identity", "quantise": False}
+    held |= {"reference": "exact", "published": {}, "sigma_min": 0.1, "sigma_max": 9.0, "sigma_source": "s"}
+    for source in ("ddpm", "./ddpm", str(tmp_path / "ddpm")):
+        with pytest.raises(SpecError, match="the model has no exact moments"):  # it was found and built
+            benchmarks.from_card(held | {"model": {"name": "diffusers", "source": source}}, tmp_path)
+    for source in ("./none", "nobody/none"):
+        with pytest.raises(SpecError) as raised:
+            benchmarks.from_card(held | {"model": {"name": "diffusers", "source": source}}, tmp_path)
+        assert raised.value.path == "model.source"
+        assert (str(tmp_path) in str(raised.value)) == (source == "./none")
+
+
 @pytest.mark.parametrize("label", [None, -1, 4])
 def test_a_label_is_one_of_the_classes(tmp_path, label):
     unet = component("UNet2DModel", **PIXELS | {"num_class_embeds": 4})

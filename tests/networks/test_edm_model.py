@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pipeline import benchmarks
 from pipeline.denoiser import Meter
@@ -173,9 +174,27 @@ def test_a_plan_on_a_checkpoint_is_heuns_method_on_its_network(files):
     assert meter.rows == 2 * len(plan) == 6
 
 
+def card(path):
+    told = {"model": {"name": "edm", "path": path}, "name": "m", "version": 1, "title": "t", "sigma_source": "s"}
+    told |= {"description": "d", "features": "identity", "quantise": False, "reference": "moments.npz", "published": {}}
+    return told | {"sigma_min": 0.002, "sigma_max": 80.0}
+
+
+def test_a_cards_path_begins_at_its_folder(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez(files / "moments.npz", mu=np.zeros(192), sigma=np.eye(192))
+    (files / "card.yaml").write_text(yaml.safe_dump(card("plain.pkl")))
+    (files / "whole.yaml").write_text(yaml.safe_dump(card(str(files / "plain.pkl"))))
+    assert benchmarks.load(files / "card.yaml").model_hash == built(files / "plain.pkl").hash
+    assert benchmarks.load(files / "whole.yaml").model_hash == built(files / "plain.pkl").hash
+    assert benchmarks.load(files / "card.yaml").denoiser(range(1))(noise(range(1), (3, 8, 8)), 1.0).shape == (
+        1,
+        3,
+        8,
+        8,
+    )
+
+
 def test_a_card_names_the_key_and_the_file(files):
-    card = {"model": {"name": "edm", "path": str(files / "none.pkl")}, "name": "m", "version": 1, "title": "t"}
-    card |= {"description": "d", "features": "identity", "quantise": False, "reference": "exact", "published": {}}
-    card |= {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_source": "s"}
     with pytest.raises(SpecError, match=r"model\.path: .*none\.pkl: there is no such file; fetch the checkpoint"):
-        benchmarks.from_card(card)
+        benchmarks.from_card(card(str(files / "none.pkl")))

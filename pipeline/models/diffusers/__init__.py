@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -37,6 +37,9 @@ class DiffusersModel:
     Raises:
         SpecError: it is not here and cannot be fetched, is pickled, damaged, or of a kind that is not understood.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("embeddings",)
+    paths_or_ids: ClassVar[tuple[str, ...]] = ("source",)
 
     source: str
     revision: str | None = None
@@ -69,6 +72,11 @@ class DiffusersModel:
         if not self._form.latent:
             return self.shape
         return whole(self._decoder, "out_channels", 3), self._pixels * self.shape[1], self._pixels * self.shape[2]
+
+    @property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes."""
+        return len(self._rows)
 
     @functools.cached_property
     def hash(self) -> str:
