@@ -233,7 +233,9 @@ def measured(card, metric):
     spec = TrialSpec(str(card), {"name": "euler"}, {"name": "edm", "num_steps": 2}, images=12, shard_images=3)
     plan = prepare(spec, held).plan
     (portion,) = portions(panel, evaluate(plan, held, range(12), 3, panel=panel))
-    return Bench(held).score(portion)["fd_dinov2"], held.images(draw(plan, held.denoiser(), held.shape, range(12)))
+    return Bench(held).score(portion)["fd_dinov2"], held.images(
+        draw(plan, held.denoiser(range(12)), held.shape, range(12))
+    )
 
 
 def test_fd_dinov2_of_a_trial_is_against_the_cards_images(weights, card):

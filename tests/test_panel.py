@@ -67,7 +67,7 @@ def test_they_are_what_torch_fidelity_calculates_from_the_same_images(digits, pl
     import torch_fidelity
 
     register_torch_fidelity()
-    pixels = digits.images(draw(plan, digits.denoiser(), digits.shape, SPEC.batches()[0]))
+    pixels = digits.images(draw(plan, digits.denoiser(SPEC.batches()[0]), digits.shape, SPEC.batches()[0]))
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(pixels),
         input2=Images(digits.images(digits.model.images())),
