@@ -224,6 +224,7 @@ class DiffusersModel:
     def _files(self) -> list[Path]:
         """All weights that are read, the network's first."""
         own = folder.weights(self._at)
+        component.check(self._at, self._form.network, self._config, own)
         decoder = [] if self._autoencoder is None else self._autoencoder.files
         return [*own, *decoder, *([] if self._texts is None else self._texts.weights)]
 
