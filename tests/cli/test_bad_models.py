@@ -9,15 +9,13 @@ import pytest
 import torch
 import yaml
 
-from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import Identity
-from pipeline.metrics.moments import Moments
-from pipeline.metrics.reference_files import StoredReference, write
 from pipeline.models.edm import EdmDenoiser
 from pipeline.networks.checkpoint import Checkpoint, write_checkpoint
 from pipeline.yaml_file import read
 from tests.cli.console import TINY, done, refused
 from tests.networks import persistent_pickle, tiny
+from tests.stored_moments import moments, our_file
 
 CARD = {
     "name": "m", "version": 1, "title": "t", "description": "d", "features": "identity", "quantise": True,
@@ -32,8 +30,7 @@ PLAN = ("--solver", "heun", "--schedule", "edm", "--set", "schedule.num_steps=2"
 
 
 def reference(file, side):
-    made = Moments.of(torch.rand(300, 3 * side * side, generator=torch.Generator().manual_seed(0)).double() * 255)
-    write(file, made, StoredReference(Reference.of(made), "identity", Identity().hash, (3, side, side)))
+    our_file(file, moments(3 * side * side), "identity", Identity().hash, (3, side, side))
 
 
 @pytest.fixture(scope="module")
