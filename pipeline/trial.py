@@ -180,7 +180,10 @@ def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None)
 
 
 def _on_steps(sigmas: list[float], benchmark: Benchmark) -> list[float]:
-    """The trained sigmas nearest to these, as NVlabs/edm generate.py:37 takes them; the network's D is one of any."""
+    """The trained sigmas nearest to these, as NVlabs/edm generate.py:37 takes them; D is defined at any.
+
+    Differs from NVlabs/edm generate.py:46: what churn lifts is not rounded again.
+    """
     if not isinstance(benchmark.model, Stepped):
         return sigmas
     rounded = [benchmark.model.round_sigma(sigma) for sigma in sigmas]

@@ -317,9 +317,10 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        raise mistake(error, Study).under(file=str(file)) from None
+        found = mistake(error, Study)
     except SpecError as error:
-        raise error.under(file=str(file)) from None
+        found = error
+    raise found if found.file else found.under(file=str(file))  # what is wrong with a card is no mistake of the study
 
 
 def names() -> list[str]:

@@ -7,7 +7,6 @@ import pickle
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -17,24 +16,15 @@ from pipeline.metrics import reference_files
 from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import DigitsCNN, Identity, quantise
 from pipeline.metrics.moments import Moments
-from pipeline.metrics.reference_files import StoredReference, opened, read, write
+from pipeline.metrics.reference_files import opened, read
 from pipeline.models import data
 from pipeline.registry import SpecError
-
-SHAPE = (1, 8, 8)
-
-
-def moments(dim=64, n=300, seed=0):
-    rng = np.random.default_rng(seed)
-    return Moments.of(rng.normal(size=(n, dim)) @ rng.normal(size=(dim, dim)))
+from tests.stored_moments import edm_file, moments, our_file
 
 
 @pytest.fixture
 def edm(tmp_path):
-    """A file as EDM's fid.py writes it."""
-    made = moments()
-    np.savez(tmp_path / "edm.npz", mu=made.mean, sigma=made.covariance)
-    return tmp_path / "edm.npz"
+    return edm_file(tmp_path)
 
 
 @pytest.fixture
@@ -53,8 +43,7 @@ def card(tmp_path):
 def of_digits(tmp_path):
     """The digits' own moments in a file, as digits-kde computes them."""
     made = Moments.of(DigitsCNN()(quantise(data.images("digits"))))
-    write(tmp_path / "digits.npz", made, StoredReference(Reference.of(made), "digits-cnn", DigitsCNN().hash, SHAPE))
-    return tmp_path / "digits.npz"
+    return our_file(tmp_path / "digits.npz", made)
 
 
 def test_a_cards_path_begins_at_its_folder_and_replaces_the_data(card, of_digits, monkeypatch, tmp_path_factory):
@@ -72,7 +61,7 @@ def test_a_cards_path_begins_at_its_folder_and_replaces_the_data(card, of_digits
 def test_a_changed_file_is_read_again(card, of_digits):
     before = card(reference="digits.npz").reference_hash
     made = moments()
-    write(of_digits, made, StoredReference(Reference.of(made), "digits-cnn", DigitsCNN().hash, SHAPE))
+    our_file(of_digits, made)
     os.utime(of_digits, ns=(1, 1))
     assert card(reference="digits.npz").reference_hash == Reference.of(made).hash != before
 
@@ -97,9 +86,7 @@ def test_a_cards_sha256_is_that_of_its_file(card, of_digits):
     ],
 )
 def test_what_was_made_otherwise_is_not_compared(card, tmp_path, about, says):
-    made = moments()
-    told = {"features": "digits-cnn", "extractor": DigitsCNN().hash, "shape": SHAPE} | about
-    write(tmp_path / "other.npz", made, StoredReference(Reference.of(made), **told))
+    our_file(tmp_path / "other.npz", moments(), **about)
     with pytest.raises(SpecError, match=re.escape(says)) as caught:
         card(reference="other.npz")
     assert caught.value.path == "reference"
@@ -150,8 +137,7 @@ def test_features_may_be_a_mapping(card):
 
 
 def test_a_file_of_pixels_is_not_for_unquantised_samples(card, tmp_path):
-    made = moments()
-    write(tmp_path / "pixels.npz", made, StoredReference(Reference.of(made), "identity", Identity().hash, SHAPE))
+    our_file(tmp_path / "pixels.npz", moments(), "identity", Identity().hash)
     assert card(reference="pixels.npz", features="identity", quantise=True).reference.n == 300
     with pytest.raises(SpecError, match="the reference is of pixels"):
         card(reference="pixels.npz", features="identity", quantise=False)

@@ -13,35 +13,22 @@ import torch
 from pipeline.metrics import torch_statistics
 from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import DigitsCNN
-from pipeline.metrics.moments import Moments
-from pipeline.metrics.reference_files import StoredReference, read, write
+from pipeline.metrics.reference_files import read, write
 from pipeline.registry import SpecError
-
-SHAPE = (1, 8, 8)
-
-
-def moments(dim=64, n=300, seed=0):
-    rng = np.random.default_rng(seed)
-    return Moments.of(rng.normal(size=(n, dim)) @ rng.normal(size=(dim, dim)))
+from tests.stored_moments import SHAPE, edm_file, moments, our_file
 
 
 @pytest.fixture
 def edm(tmp_path):
-    """A file as EDM's fid.py writes it."""
-    made = moments()
-    np.savez(tmp_path / "edm.npz", mu=made.mean, sigma=made.covariance)
-    return tmp_path / "edm.npz"
+    return edm_file(tmp_path)
 
 
 @pytest.fixture
 def ours(tmp_path):
     """A file as `sigmasearch reference` writes it, and its moments."""
     made = moments()
-    about = StoredReference(
-        Reference.of(made), "digits-cnn", DigitsCNN().hash, SHAPE, "faces.zip", "ab" * 32, "32 lanczos"
-    )
-    write(tmp_path / "ours.npz", made, about)
-    return tmp_path / "ours.npz", made
+    about = {"source": "faces.zip", "source_sha256": "ab" * 32, "resized": "32 lanczos"}
+    return our_file(tmp_path / "ours.npz", made, **about), made
 
 
 # --- what is read ---

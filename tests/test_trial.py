@@ -154,7 +154,7 @@ def test_calibration_uses_its_own_seeds_in_double_and_gives_the_same_plan_again(
     seen = []
 
     class Spy:
-        shape, rows_per_image = gmm.shape, 1
+        shape, rows_per_image, model = gmm.shape, 1, gmm.model
 
         def denoiser(self, seeds, device=None):
             network = gmm.denoiser(seeds)

@@ -1,8 +1,8 @@
-"""The class of an image where none is given: a function of the image's seed alone, as its noise is."""
+"""The class of an image: a function of its seed alone, as its noise is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
 import numpy as np
 
@@ -10,7 +10,9 @@ import numpy as np
 CLASS_STREAM = 2**64 - 1
 
 
-def drawn_classes(seeds: Sequence[int] | range, classes: int) -> list[int]:
-    """A class for each seed, uniform and a function of the seed alone, as noise is."""
-    generators = (np.random.Generator(np.random.Philox(key=s, counter=CLASS_STREAM << 192)) for s in seeds)
-    return [int(generator.integers(classes)) for generator in generators]
+# A search asks for the same seeds in each trial, and a generator takes longer to make than to draw from.
+@functools.lru_cache(maxsize=1024)
+def drawn_classes(seeds: range, classes: int) -> tuple[int, ...]:
+    """A class for each seed, from 0 to `classes` - 1, each as likely."""
+    generators = (np.random.Generator(np.random.Philox(key=seed, counter=CLASS_STREAM << 192)) for seed in seeds)
+    return tuple(int(generator.integers(classes)) for generator in generators)

@@ -126,7 +126,7 @@ class EdmModel:
     def drawn_classes(self, seeds: range) -> list[int]:
         """A class for each seed, uniform and a function of the seed alone, as noise is."""
         require(self.classes > 0, "label", None, "a network with classes")
-        return drawn_classes(seeds, self.classes)
+        return list(drawn_classes(seeds, self.classes))
 
     def decode(self, samples: Tensor) -> Tensor:
         """Samples as images in [-1, 1]: what the decoder makes of latents, (B, C, H, W). Pixels are themselves."""

@@ -42,12 +42,12 @@ class Edm2Decoder:
             raise SpecError("there is no such folder", path="decoder", given=self.path, allowed=f"{allowed} makes it")
         try:
             found = Autoencoder(folder.part(at, "vae"))
-            _ = found.config, found.files
+            named = found.config.get("_class_name")
+            if named != "AutoencoderKL":
+                raise SpecError("is another network", given=named, allowed="AutoencoderKL")
+            _ = found.files
         except SpecError as error:
             raise SpecError(error.message, path="decoder", given=error.given, allowed=error.allowed) from None
-        named = found.config.get("_class_name")
-        if named != "AutoencoderKL":
-            raise SpecError("is another network", path="decoder", given=named, allowed="AutoencoderKL")
         return found
 
     def check(self, channels: int) -> None:
@@ -81,8 +81,5 @@ class Edm2Decoder:
         training/encoders.py:114 and 125-132); `quantise` rounds, so that half a grey level is taken off here.
         """
         mean, std = (torch.tensor(value, device=samples.device)[:, None, None] for value in (RAW_MEAN, RAW_STD))
-        try:
-            decoded = self.autoencoder.decode(samples.float() * (std / FINAL_STD) + mean)
-        except SpecError as error:  # only its weights' shapes are left to be wrong
-            raise SpecError(error.message, path="decoder", given=error.given, allowed=error.allowed) from None
+        decoded = self.autoencoder.decode(samples.float() * (std / FINAL_STD) + mean)
         return (255 * decoded - 128) / 127.5

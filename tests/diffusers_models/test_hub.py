@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.models.diffusers import folder as folder_module
 from tests.diffusers_models.pipelines import PIXELS, component, model, write
 
 COMMIT = "0" * 39 + "1"
@@ -135,3 +136,32 @@ def test_without_a_net_it_says_what_to_fetch_and_where_to(tmp_path):
         f"given '{ID}'; allowed: {command} where there is a net, and that folder, brought here, as the source" in told
     )
     assert told.endswith("model_index.json, *config.json, *diffusion_pytorch_model*.safetensors")
+
+
+FILES = [
+    "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors",
+    "text_encoder/model.fp16.safetensors", "text_encoder/pytorch_model.bin", "text_encoder_2/config.json",
+    "text_encoder_2/model-00001-of-00002.safetensors", "text_encoder_2/model.safetensors.index.json",
+    "tokenizer/merges.txt", "tokenizer/vocab.json", "tokenizer_2/spiece.model", "safety_checker/model.safetensors",
+    "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+    "README.md", "code.py",
+]  # fmt: skip
+TEXTS = FILES[2:4] + FILES[6:12]
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_text_encoders_are_fetched_for_prompts_alone(monkeypatch, tmp_path, texts):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(source, **options):
+        asked.append(options)
+        if options.get("local_files_only"):
+            raise OSError("not in the cache")
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert folder_module.locate(ID, "v2", texts=texts) == tmp_path
+    patterns = {key: asked[-1][key] for key in ("allow_patterns", "ignore_patterns")}
+    fetched = set(hub.utils.filter_repo_objects(FILES, **patterns))
+    assert fetched == {*FILES[:2], *FILES[13:15], *(TEXTS if texts else [])}

@@ -34,7 +34,7 @@ def saved(tmp_path):
 
 
 def told(folder, **fields):
-    """The line, at the latest when the weights are loaded."""
+    """The line, at the latest when a denoiser is asked for."""
     with pytest.raises(SpecError) as raised:
         model(folder, **fields).denoiser()
     assert "\n" not in str(raised.value)
@@ -70,7 +70,12 @@ FILES = [
     ("unet/config.json", {"out_channels": 3}, "unet.out_channels: is not of this form"),
     ("unet/config.json", {"quantization_config": {"quant_method": "gguf"}}, "quantization_config: is not understood"),
     ("unet/config.json", {"down_block_types": 7}, "cannot be loaded"),
-    ("unet/config.json", {"block_out_channels": [32, 32]}, "cannot be loaded"),
+    ("unet/config.json", {"block_out_channels": [32, 32]}, "source: 2 unexpected keys in its weights"),
+    (
+        "unet/config.json",
+        {"in_channels": 3, "out_channels": 3},
+        "has another shape than the network, given [16, 1, 3, 3]",
+    ),
     ("unet/config.json", {"act_fn": "os.system"}, "cannot be loaded"),
 ]
 
@@ -129,7 +134,7 @@ def test_weights_that_are_not_the_networks(saved):
     save_file(held | {"conv_in.more": torch.zeros(1)}, file)
     assert "1 unexpected keys in its weights, given 'conv_in.more'" in told(saved)
     save_file(held | {"conv_in.bias": torch.zeros(7)}, file)
-    assert "cannot be loaded" in told(saved)
+    assert "source: conv_in.bias has another shape than the network, given [7]; allowed: [16]" in told(saved)
 
 
 @pytest.mark.parametrize("name", ["../stolen.safetensors", "/etc/passwd", "there/x.safetensors"])

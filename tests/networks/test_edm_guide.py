@@ -8,15 +8,14 @@ import torch
 
 from pipeline import benchmarks
 from pipeline.denoiser import Meter
-from pipeline.metrics.distances import Reference
-from pipeline.metrics.moments import Moments
-from pipeline.metrics.reference_files import StoredReference, write
+from pipeline.metrics.features import Identity
 from pipeline.models import MODELS
 from pipeline.networks.checkpoint import Checkpoint, write_checkpoint
 from pipeline.networks.preconditioning import PRECONDITIONERS
 from pipeline.registry import SpecError, to_spec
 from pipeline.trial import TrialSpec, evaluate, prepare
 from tests.networks import tiny
+from tests.stored_moments import moments, our_file
 
 SIGMA = 0.7
 SMALLER = tiny.EDM2 | {"model_channels": 8, "num_blocks": 1, "channels_per_head": 8}
@@ -147,9 +146,7 @@ def test_a_trial_costs_both_rows(held, tmp_path):
     card["model"]["guide"] = str(folder / "less.safetensors")
     card |= {"version": 1, "title": "t", "description": "d", "features": "identity", "quantise": True, "published": {}}
     card |= {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_source": "s", "reference": "pixels.npz"}
-    made = Moments.of(torch.rand(300, 192, generator=torch.Generator().manual_seed(0)).double() * 255)
-    about = StoredReference(Reference.of(made), "identity", None, (3, 8, 8))
-    write(tmp_path / "pixels.npz", made, about)
+    our_file(tmp_path / "pixels.npz", moments(192), "identity", Identity().hash, (3, 8, 8))
     held = benchmarks.from_card(card, tmp_path)
     prepared = prepare(TrialSpec("m", {"name": "heun"}, {"name": "edm", "num_steps": 3}), held)
     assert (len(prepared.plan), prepared.nfe) == (5, 10)

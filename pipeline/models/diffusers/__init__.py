@@ -141,8 +141,8 @@ class DiffusersModel:
         if count == 1:
             return self.denoiser(device)
         by_class = "class_labels" in rows[0]
-        places = torch.tensor(drawn_classes(seeds, count) if by_class else [s % count for s in seeds],
-                              dtype=torch.int64)  # fmt: skip
+        own = drawn_classes(seeds, count) if by_class else [seed % count for seed in seeds]
+        places = torch.tensor(own, dtype=torch.int64)
         each = [
             {key: (value if len(value) == 1 else value[places]).to(device) for key, value in row.items()}
             for row in rows
@@ -227,6 +227,7 @@ class DiffusersModel:
     def _files(self) -> list[Path]:
         """All weights that are read, the network's first."""
         own = folder.weights(self._at)
+        component.check(self._at, self._form.network, self._config, own)
         decoder = [] if self._autoencoder is None else self._autoencoder.files
         return [*own, *decoder, *([] if self._texts is None else self._texts.weights)]
 

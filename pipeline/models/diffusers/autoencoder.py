@@ -31,8 +31,10 @@ class Autoencoder:
 
     @functools.cached_property
     def files(self) -> list[Path]:
-        """Those of its weights."""
-        return folder.weights(self.at)
+        """Those of its weights, whose names and shapes are this network's."""
+        found = folder.weights(self.at)
+        component.check(self.at, "AutoencoderKL", self.config, found)
+        return found
 
     @property
     def side(self) -> int:

@@ -131,15 +131,15 @@ def weights(folder: Path, name: str = NAME) -> list[Path]:
     return files
 
 
-def header(file: Path) -> list[str]:
-    """The names of the tensors in a file of safetensors.
+def header(file: Path) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the tensors in a file of safetensors.
 
     Raises:
         SpecError: there is no such file, or it is damaged.
     """
     try:
         with safe_open(file, framework="pt") as opened:
-            return list(opened.keys())
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  # no mapping
     except OSError:
         raise SpecError(f"lacks {file.name}", path="source", given=str(file.parent)) from None
     except SafetensorError as error:
