@@ -15,7 +15,7 @@ from pipeline.terminal import AsJson, console, writing
 app = typer.Typer()
 Device = Annotated[
     str,
-    typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto: CUDA, then MPS, then the CPU, but closed forms there."),
+    typer.Option(help="cpu, cuda, cuda:N, mps or auto: CUDA, then MPS, then the CPU, but closed forms there."),
 ]
 
 
@@ -101,7 +101,7 @@ def sample(
     images: Annotated[int, typer.Option(min=1, max=4096, help="How many.")] = 64,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
-    device: Device = "auto",
+    device: Device = "cpu",
 ) -> None:
     """Draw a picture grid with a card's plan.
 
@@ -121,7 +121,7 @@ def evaluate(
         int | None, typer.Option(min=0, help="Seed of the first image; the card's by default.")
     ] = None,
     shard_images: Annotated[int | None, typer.Option(min=1, help="Images a shard; a divisor of images.")] = None,
-    device: Device = "auto",
+    device: Device = "cpu",
     autocast: Annotated[
         str | None, typer.Option(help="What the network computes in: none, bfloat16 or float16; the card's by default.")
     ] = None,

@@ -12,7 +12,7 @@ from pipeline import benchmarks, trial
 from pipeline.acceleration import AS_IS, Acceleration
 from pipeline.benchmarks import Benchmark
 from pipeline.card import network_of, read_card
-from pipeline.device import AUTO
+from pipeline.device import CPU
 from pipeline.metrics.features import quantise
 from pipeline.pictures import picture_grid
 from pipeline.plan import Plan
@@ -33,7 +33,7 @@ def load_benchmark(name: str, key: str) -> Benchmark:
 
 
 def opened(
-    card: Path, device: str = AUTO, network: Mapping[str, Any] | None = None
+    card: Path, device: str = CPU, network: Mapping[str, Any] | None = None
 ) -> tuple[TrialSpec, Plan, Benchmark]:
     """A card's spec and plan, and its benchmark, which must be the version and the network that the card was made for.
 
@@ -64,7 +64,7 @@ def score(
     images: int | None,
     first_seed: int | None,
     shard_images: int | None,
-    device: str = AUTO,
+    device: str = CPU,
     network: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the card's plan in this process; its own images, seeds and shards where none are given.
@@ -103,7 +103,7 @@ def score(
     } | _run_so(held)
 
 
-def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0, device: str = AUTO) -> Path:
+def sample(card: Path, out: Path, images: int = PICTURES, first_seed: int = 0, device: str = CPU) -> Path:
     """Draw a card's samples as one picture."""
     _, plan, held = opened(card, device)
     seeds = range(first_seed, first_seed + images)
