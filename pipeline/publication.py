@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline import benchmarks, rerun
 from pipeline.card import card as card_of
 from pipeline.card import write_card
+from pipeline.device import AUTO, CPU
 from pipeline.entry import Entry, file_digests, flat
 from pipeline.marks import marks
 from pipeline.portrait_store import PortraitStore, digest_of
