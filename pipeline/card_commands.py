@@ -16,7 +16,7 @@ from pipeline.terminal import AsJson, OtherModel, console, writing
 app = typer.Typer()
 Device = Annotated[
     str,
-    typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto: CUDA, then MPS, then the CPU, but closed forms there."),
+    typer.Option(help="cpu, cuda, cuda:N, mps or auto: CUDA, then MPS, then the CPU, but closed forms there."),
 ]
 
 
@@ -105,7 +105,7 @@ def sample(
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     model: OtherModel = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
-    device: Device = "auto",
+    device: Device = "cpu",
 ) -> None:
     """Draw a picture grid with a card's plan.
 
@@ -129,7 +129,7 @@ def evaluate(
         str | None, typer.Option(help="Beside FID: kid, precision_recall, fd_dinov2; several with commas, or JSON.")
     ] = None,
     model: OtherModel = None,
-    device: Device = "auto",
+    device: Device = "cpu",
     autocast: Annotated[
         str | None, typer.Option(help="What the network computes in: none, bfloat16 or float16; the card's by default.")
     ] = None,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.registry import SpecError
 
-AUTO = "auto"
+AUTO, CPU = "auto", "cpu"
 FORMS = "auto, cpu, cuda, cuda:N or mps"
 # Metal has no float64. What has to be exact is brought to the CPU from there.
 WITHOUT_FLOAT64 = ("mps",)

@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline import benchmarks, rerun
 from pipeline.card import card as card_of
 from pipeline.card import write_card
+from pipeline.device import AUTO, CPU
 from pipeline.entry import Entry, file_digests, flat
 from pipeline.marks import marks
 from pipeline.portrait_store import PortraitStore, digest_of
@@ -60,7 +61,8 @@ def publish(study: Study, record: Record, uri: str, folder: Path, records: Seque
     artifacts = RunArtifacts(uri)
     outcome.files["report.html"] = page.write(frame, report / "report.html", artifacts, study.budgets)
     outcome.files |= {path.name: path for path in path_figures.write(frame, report, artifacts, study.budgets)}
-    outcome.files["front"] = _cards(folder / "front", front, records)
+    device = AUTO if study.resources.gpus else CPU
+    outcome.files["front"] = _cards(folder / "front", front, records, device)
     record.attach({name: outcome.files[held] for name, held in ATTACHED.items()})
     record.describe_study(leaderboard(frame, here))
     record.name_settings(settings(study))
@@ -141,8 +143,8 @@ def _read(study: Study, uri: str) -> pd.DataFrame:
     return read(uri, benchmarks.load(study.benchmark).name, f"{study.study}{AT}{study.fingerprint}")
 
 
-def _cards(folder: Path, front: Sequence[str], records: Sequence[TrialRecord]) -> Path:
-    """The cards of the front, and their pictures."""
+def _cards(folder: Path, front: Sequence[str], records: Sequence[TrialRecord], device: str) -> Path:
+    """The cards of the front, and their pictures, drawn on `device`."""
     results = {item.key: item.result for item in records}
     by_plan = {item.result.plan.digest: item.result for item in records if item.role == "confirmed" and item.result}
     cards = []
@@ -154,7 +156,7 @@ def _cards(folder: Path, front: Sequence[str], records: Sequence[TrialRecord]) -
         write_card(card, card_of(result, by_plan.get(result.plan.digest)))
         cards.append(card)
         if benchmarks.load(result.spec.benchmark).spec.quantise:
-            rerun.sample(card, card.with_suffix(".png"))
+            rerun.sample(card, card.with_suffix(".png"), device=device)
     keep = {card.with_suffix(suffix) for card in cards for suffix in (".json", ".png")}
     for old in folder.glob("nfe-*"):
         if old not in keep:  # a trial that a better one has pushed off the front

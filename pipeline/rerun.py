@@ -14,7 +14,7 @@ from pipeline import benchmarks, trial
 from pipeline.acceleration import AS_IS, Acceleration
 from pipeline.benchmarks import Benchmark
 from pipeline.card import network_of, read_card
-from pipeline.device import AUTO
+from pipeline.device import CPU
 from pipeline.metrics.features import quantise
 from pipeline.panel import Bench, Panel
 from pipeline.pictures import picture_grid
@@ -44,7 +44,7 @@ def replaced(benchmark: str, model: str | None) -> str:
 
 
 def opened(
-    card: Path, model: str | None = None, device: str = AUTO, network: Mapping[str, Any] | None = None
+    card: Path, model: str | None = None, device: str = CPU, network: Mapping[str, Any] | None = None
 ) -> tuple[TrialSpec, Plan, Benchmark]:
     """A card's spec and plan, and its benchmark, which must be the version and the network that the card was made for.
 
@@ -78,7 +78,7 @@ def score(
     shard_images: int | None,
     metrics: Sequence[Any] = (),
     model: str | None = None,
-    device: str = AUTO,
+    device: str = CPU,
     network: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the card's plan in this process; its own images, seeds and shards where none are given.
@@ -144,7 +144,7 @@ def sample(
     images: int = PICTURES,
     first_seed: int = 0,
     model: str | None = None,
-    device: str = AUTO,
+    device: str = CPU,
 ) -> Path:
     """Draw a card's samples as one picture."""
     _, plan, held = opened(card, model, device)

@@ -102,7 +102,10 @@ def transfer(
     given = study.resources
     # The network there is run as the one here was; a closed form is not run at all.
     away = replace(away, device=given.place, acceleration=study.network if away.has_network else AS_IS)
-    away.acceleration.check(away.model, away.device)
+    try:
+        away.acceleration.check(away.model, away.device)
+    except SpecError as error:
+        raise error.under("network", file) from None
     begin(folder, away)
     pool = open_pool(
         to, count, study.threads, cpus=given.cpus, gpus=given.gpus, device=away.device, acceleration=away.acceleration

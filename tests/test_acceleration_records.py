@@ -19,6 +19,7 @@ from pipeline.entry import Entry
 from pipeline.fork import CONDITIONS
 from pipeline.models.edm import EdmModel
 from pipeline.networks.checkpoint import write_checkpoint
+from pipeline.noise import noise
 from pipeline.registry import SpecError
 from pipeline.result import TrialResult
 from pipeline.run_folder import claim
@@ -286,6 +287,15 @@ def test_the_state_is_what_was_asked_for(monkeypatch):
         seen.clear()
         evaluate(plan, held.placed("cpu", Acceleration(state=state)), range(4), 2)
         assert set(seen) == {dtype}
+
+
+def test_what_is_calibrated_is_calibrated_by_the_network_as_it_is():
+    held = benchmarks.load("card.yaml")
+    half = held.placed("cpu", Acceleration("bfloat16"))
+    x = noise(range(3), held.shape, torch.float64)
+    bare = held.denoiser(range(3))(x, 1.0)
+    assert torch.equal(half.denoiser(range(3), "cpu")(x, 1.0), bare)
+    assert not torch.equal(half.denoiser(range(3))(x, 1.0), bare)
 
 
 def test_a_network_in_a_worker_is_made_ready_once(folder):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import batch_size
 from pipeline.batch_size import BatchSize, FittingDenoiser
 from pipeline.benchmarks import load
 from pipeline.cluster import InProcessPool, TellingPool
@@ -63,6 +64,20 @@ def test_the_size_that_was_found_is_kept():
     assert function.asked == [8] * 8
     assert size.each(lambda part: function(images[part][:5]), 5, "cpu").shape == (5,)
     assert size.limit == 8
+
+
+def test_what_was_answered_is_kept_where_memory_becomes_less_on_the_way(monkeypatch):
+    released = []
+    monkeypatch.setattr(batch_size, "release", released.append)
+    images, function, size = torch.arange(20.0), Limited(8), BatchSize()
+
+    def neighbour(part):
+        function.room = 8 if part.start == 0 else 3  # somebody else takes the rest
+        return function(images[part])
+
+    assert size.each(neighbour, 20, "cuda:1").tolist() == (2 * images).tolist()
+    assert function.asked == [20, 10, 5, 5, 3, 3, 3, 3, 3]
+    assert released == ["cuda:1"] * 3
 
 
 def test_nothing_of_the_failed_attempt_is_held_while_the_next_is_made():
