@@ -98,7 +98,7 @@ def test_the_network_and_the_extractor_see_each_image_once(digits, plan, both):
     for panel in (None, both):
         counted = Counted(digits)
         shown = []
-        counted.extractor = lambda images, shown=shown: shown.append(len(images)) or digits.extractor(images)
+        counted.extracted = lambda images, shown=shown: shown.append(len(images)) or digits.extracted(images)
         shards = evaluated(plan, counted, panel)
         rows[panel] = counted.rows, sum(shown), sum(shard.rows for shard in shards)
     assert rows[None] == rows[both] == (240 * 4, 240, 240 * 4)
