@@ -35,8 +35,7 @@ def test_the_product_imports_only_what_it_declares():
     allowed = declared(PYPROJECT["project"]["dependencies"])
     used = imported(["pipeline", "search_spaces", "baselines", "reports"])
     assert {name: str(path) for name, path in used.items() if name not in allowed} == {}
-    # torchvision is there for torch-fidelity; everything else that is declared is used.
-    assert allowed - set(used) == {"torchvision"}
+    assert allowed - set(used) == set()
 
 
 def test_the_tests_import_only_what_is_declared():
