@@ -20,7 +20,7 @@ from pipeline.scoring import MomentScoring
 from reports import page, tables
 from reports.artifacts import NoArtifacts
 from reports.beside import Other, others_of
-from tests.cli.console import done
+from tests.cli.console import command, done
 from tests.report_rows import HOSTILE, as_recorded
 from tests.spied_search import EULERS, Counted, Spy, run
 from tests.study_files import changed, refused
@@ -240,3 +240,23 @@ def test_an_npz_of_moments_is_no_reference_for_them(tmp_path):
     assert error.path == "metrics[0]"
     assert error.given == "digits.npz"
     assert "a folder or a zip of images" in str(error)
+
+
+def test_a_card_is_measured_at_any_time(tmp_path):
+    file = tmp_path / "card.json"
+    done("plan", "digits-kde", "--baseline", "ddim", "--nfe", "2", "--out", file)
+    few = ("evaluate", file, "--images", "80", "--shard-images", "20", "--first-seed", "7")
+    named = json.dumps([{"name": "kid", "subsets": 3}, "precision_recall"])
+    told = json.loads(done(*few, "--metrics", named, "--json").out)
+    assert list(told["metrics"]) == ["kid", "precision", "recall"]
+    assert told["metrics"]["kid"]["settings"] == {"subsets": 3, "subset_size": 40, "seed": 2020}
+    plain = json.loads(done(*few, "--json").out)
+    assert "metrics" not in plain
+    assert plain["fid"] == told["fid"]
+    shown = done(*few, "--metrics", "precision_recall").out
+    assert f"recall {told['metrics']['recall']['value']:.4g}, 80 images against 1797" in shown
+    for given, line in (("kidd", "did you mean 'kid'"), ("[", "is no JSON"), ("kid,", r"unknown metric, given ''")):
+        from_cli = command(*few, "--metrics", given)
+        assert (from_cli.status, from_cli.err.count("\n")) == (2, 1)
+        assert line in from_cli.err
+        assert "--metrics" in from_cli.err
