@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.denoiser import Denoiser
 from pipeline.models import MODELS
+from pipeline.models.classes import drawn_classes
 from pipeline.networks.checkpoint import Checkpoint, read_checkpoint
 from pipeline.networks.preconditioning import Preconditioner
 from pipeline.registry import SpecError, require
-
-# The stream of a seed that its class is drawn from: the last one, far from those of its noise.
-CLASS_STREAM = 2**64 - 1
 
 
 @MODELS.register("edm")
@@ -90,8 +87,7 @@ class EdmModel:
     def drawn_classes(self, seeds: range) -> list[int]:
         """A class for each seed, uniform and a function of the seed alone, as noise is."""
         require(self.classes > 0, "label", None, "a network with classes")
-        generators = (np.random.Generator(np.random.Philox(key=s, counter=CLASS_STREAM << 192)) for s in seeds)
-        return [int(generator.integers(self.classes)) for generator in generators]
+        return drawn_classes(seeds, self.classes)
 
     def round_sigma(self, sigma: float) -> float:
         """The nearest sigma that the network was trained for: its own steps for iDDPM, sigma itself for the others."""
