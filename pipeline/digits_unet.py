@@ -83,7 +83,7 @@ def run(
     settings: Settings = SETTINGS,
     *,
     seed: int = 0,
-    threads: int = 2,
+    threads: int = 1,
     device: str = "cpu",
     tell: Callable[[Batch, Logged | None], None] = lambda batch, logged: None,
 ) -> Run:

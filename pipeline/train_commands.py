@@ -39,8 +39,8 @@ def train(
 ) -> None:
     """Train what ships again: the shipped weights were made by this, with these defaults.
 
-    digits-cnn is the network whose features measure digits, a minute's work; digits-unet the one that draws them, ten
-    minutes on two cores, on the GPU where there is one. Its log is written beside it, as CSV.
+    digits-cnn is the network whose features measure digits, a minute's work; digits-unet the one that draws them, seven
+    minutes of one core, or on the GPU where there is one. Its log is written beside it, as CSV.
 
     Example: `sigmasearch train digits-unet --out digits-unet.safetensors`
     """
@@ -55,7 +55,7 @@ def train(
         if what == "digits-cnn":
             _classifier(file, seed)
         else:
-            _unet(file, seed, rows, threads or 2)
+            _unet(file, seed, rows, threads or 1)
     except KeyboardInterrupt:
         print("stopped; nothing is written", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,13 +10,9 @@ import numpy as np
 CLASS_STREAM = 2**64 - 1
 
 
-def drawn_classes(seeds: Sequence[int] | range, classes: int) -> list[int]:
-    """A class for each seed, from 0 to `classes` - 1, each as likely."""
-    return list(_drawn(seeds if isinstance(seeds, range) else tuple(seeds), classes))
-
-
 # A search asks for the same seeds in each trial, and a generator takes longer to make than to draw from.
 @functools.lru_cache(maxsize=1024)
-def _drawn(seeds: range | tuple[int, ...], classes: int) -> tuple[int, ...]:
+def drawn_classes(seeds: range, classes: int) -> tuple[int, ...]:
+    """A class for each seed, from 0 to `classes` - 1, each as likely."""
     generators = (np.random.Generator(np.random.Philox(key=seed, counter=CLASS_STREAM << 192)) for seed in seeds)
     return tuple(int(generator.integers(classes)) for generator in generators)

@@ -87,7 +87,7 @@ class EdmModel:
     def drawn_classes(self, seeds: range) -> list[int]:
         """A class for each seed, uniform and a function of the seed alone, as noise is."""
         require(self.classes > 0, "label", None, "a network with classes")
-        return drawn_classes(seeds, self.classes)
+        return list(drawn_classes(seeds, self.classes))
 
     def round_sigma(self, sigma: float) -> float:
         """The nearest sigma that the network was trained for: its own steps for iDDPM, sigma itself for the others."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class UNetModel:
         SpecError: no such file, or not a network trained here; no such class; a guidance that is no number from 0.
     """
 
+    paths: ClassVar[tuple[str, ...]] = ("path",)
+
     path: str | None = None
     label: int | None = None
     guidance: float = 1.0
@@ -53,6 +55,11 @@ class UNetModel:
     def shape(self) -> tuple[int, ...]:
         """One image: (C, H, W)."""
         return self._trained.shape
+
+    @property
+    def rows_per_image(self) -> int:
+        """Network rows that an evaluation of an image takes."""
+        return 1 if self.guidance == 1 else 2
 
     @property
     def classes(self) -> int:
@@ -79,7 +86,7 @@ class UNetModel:
                             allowed=f"0 to {self.classes - 1}")  # fmt: skip
         return UNetDenoiser(self._on(device), [self.label], self._trained.description.patch, self.guidance)
 
-    def denoiser_for(self, seeds: Sequence[int] | range, device: str = "cpu") -> Denoiser:
+    def denoiser_for(self, seeds: range, device: str = "cpu") -> Denoiser:
         """D for one batch, the images of these seeds in this order: each of its own class, or all of `label`."""
         if self.label is not None:
             return self.denoiser(device)
@@ -138,7 +145,7 @@ class UNetDenoiser:
     def __init__(self, network: Preconditioner, classes: Sequence[int], patch: int, guidance: float) -> None:
         self.network, self.patch, self.guidance = network, patch, guidance
         self.rows_per_image = 1 if guidance == 1 else 2
-        held = torch.tensor(classes, device=next(network.parameters()).device)
+        held = torch.tensor(classes, dtype=torch.int64, device=next(network.parameters()).device)
         self.labels = functional.one_hot(held, network.label_dim).float()
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:

@@ -104,6 +104,8 @@ def load(path: Path) -> Trained:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         if description.format != 1:
             raise SpecError("is of another version", path="format", given=description.format, allowed="1")
+        if not all(tensor.is_floating_point() for tensor in tensors.values()):
+            raise SpecError("holds tensors that are no weights")
         trained = Trained(description, tensors)
         network = trained.network()
         if network.img_channels % description.patch**2:
