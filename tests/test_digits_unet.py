@@ -24,21 +24,21 @@ IMAGES = 2000
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def digits():
     return benchmarks.load("digits-unet")
 
 
 @pytest.fixture(scope="module")
-def samples(benchmark):
+def samples(digits):
     """Of a coarse solve: 15 evaluations."""
     plan = trace(Heun(), EDM(num_steps=8).sigmas().tolist())
-    return draw(plan, benchmark.denoiser(range(IMAGES)), benchmark.shape, range(IMAGES))
+    return draw(plan, digits.denoiser(range(IMAGES)), digits.shape, range(IMAGES))
 
 
-def test_it_ships_whole(benchmark):
+def test_it_ships_whole(digits):
     assert WEIGHTS.stat().st_size <= 2_000_000
-    assert benchmark.model.guidance == digits_unet.GUIDANCE != 1
-    assert benchmark.rows_per_image == 2
+    assert digits.model.guidance == digits_unet.GUIDANCE != 1
+    assert digits.rows_per_image == 2
     training = load(WEIGHTS).description.training
     images, labels = data.labelled("digits")
     assert training["data_sha256"] == hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
@@ -61,10 +61,10 @@ def test_its_log_tells_its_training():
     assert found == pytest.approx(log[-1]["held_out_loss"], rel=1e-3)
 
 
-def test_its_samples_are_as_near_to_the_data_as_the_datas_halves_to_each_other(benchmark, samples):
-    features = benchmark.features(samples)
-    found = jackknife([Moments.of(part) for part in features.chunk(25)], benchmark.reference)
-    of_data = benchmark.features(benchmark.model.images())
+def test_its_samples_are_as_near_to_the_data_as_the_datas_halves_to_each_other(digits, samples):
+    features = digits.features(samples)
+    found = jackknife([Moments.of(part) for part in features.chunk(25)], digits.reference)
+    of_data = digits.features(digits.model.images())
     generator = torch.Generator().manual_seed(0)
     apart = []
     for _ in range(10):
