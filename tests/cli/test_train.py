@@ -23,7 +23,7 @@ def test_a_seed_decides_the_files_and_a_card_may_name_them(elsewhere, quick):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         ran = done("train", "digits-unet", "--rows", 512, "--seed", seed, "--out", f"{name}.safetensors")
         assert f"{name}.safetensors: 164,260 weights" in ran.out
-        assert "100 images, seeds 0-99, guidance 1.5" in ran.out
+        assert "100 images, seeds 0-99, guidance 1.25" in ran.out
     assert sorted(contents(elsewhere)) == [f"{name}.{kind}" for name in "abc" for kind in ("csv", "safetensors")]
     for kind in ("csv", "safetensors"):
         first, second, other = ((elsewhere / f"{name}.{kind}").read_bytes() for name in "abc")
