@@ -18,10 +18,11 @@ from pipeline import (
     reference_commands,
     replay_commands,
     report_commands,
+    train_commands,
     transfer_commands,
 )
 from pipeline.registry import SpecError
-from pipeline.terminal import AsJson, OtherModel, console, writing
+from pipeline.terminal import AsJson, OtherModel, console
 
 # Heavy imports (torch, ray, mlflow) are made inside the commands, so that --help answers at once.
 app = typer.Typer(
@@ -226,28 +227,6 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
 
 
 @app.command()
-def train(
-    what: Annotated[Literal["digits-cnn"], typer.Argument(help="What to train.")],
-    out: Annotated[Path, typer.Option(help="The safetensors file to write.")] = Path("digits-cnn.safetensors"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the order.")] = 0,
-) -> None:
-    """Train the feature network of the digits again; the shipped weights were made by this, with these defaults.
-
-    Example: `sigmasearch train digits-cnn --out digits-cnn.safetensors`
-    """
-    del what
-    from pipeline.metrics import classifier
-    from pipeline.metrics.features import quantise
-    from pipeline.models import data
-
-    images, labels = data.labelled("digits")
-    with writing(out):
-        trained = classifier.train(quantise(images), labels, seed=seed)
-        classifier.save(trained, out)
-    print(f"{out}: {100 * trained.accuracy:.2f} % of the held-out digits right")
-
-
-@app.command()
 def ui(
     runs: Annotated[
         Path, typer.Option(help="The folder whose mlflow.db is shown, if MLFLOW_TRACKING_URI is not set.")
@@ -279,6 +258,7 @@ app.add_typer(embed_commands.app)
 app.add_typer(export_commands.app)
 app.add_typer(reference_commands.app)
 app.add_typer(replay_commands.app)
+app.add_typer(train_commands.app)
 app.add_typer(transfer_commands.app)
 app.add_typer(report_commands.app, name="report")
 

@@ -196,7 +196,7 @@ def test_unknown_data_names_the_nearest():
 
 
 def test_models_are_found_by_name():
-    assert MODELS.names() == ["diffusers", "edm", "gaussian_hierarchy", "gmm", "kde", "python"]
+    assert MODELS.names() == ["diffusers", "edm", "gaussian_hierarchy", "gmm", "kde", "python", "unet"]
 
 
 def test_models_meet_the_protocol_and_survive_json_and_pickle(mixture, digits):
