@@ -15,7 +15,10 @@ from pipeline import cuda_graphs
 from pipeline.acceleration import Acceleration, Accelerator
 from pipeline.benchmarks import load
 from pipeline.cuda_graphs import CudaGraphs
+from pipeline.models import MODELS
 from pipeline.models.edm import EdmDenoiser
+from pipeline.models.guided import GuidedDenoiser
+from pipeline.noise import noise
 from pipeline.plan import Plan
 from pipeline.registry import SpecError, build_dataclass
 from pipeline.sampler import trace
@@ -174,6 +177,25 @@ def test_a_checkpoints_network_is_as_near_as_its_precision(name, autocast):
         # D = c_skip x + c_out F: what half precision blurs is F alone, of size c_out = sigma / 2 / sqrt(sigma^2 + 1/4).
         gap = (found - exact).std() / (sigma * 0.5 / (sigma**2 + 0.25) ** 0.5)
         assert 0 < gap < 8 * torch.finfo(HALVES[autocast]).eps
+
+
+def test_a_guide_is_run_as_what_it_guides_is():
+    denoise, guide = EdmDenoiser(tiny.network()), EdmDenoiser(tiny.network("ddpmpp", "VPPrecond"))
+    fast, x = accelerated(GuidedDenoiser(denoise, guide, 1.5), autocast="bfloat16"), tiny.images(3)
+    main, away = (accelerated(each, autocast="bfloat16")(x, 1.0) for each in (denoise, guide))
+    assert fast.rows_per_image == 2
+    assert torch.equal(fast(x, 1.0), away + 1.5 * (main - away))
+    assert not torch.equal(away, guide(x, 1.0))
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
+def test_the_networks_two_rows_of_an_image_are_run_so(autocast):
+    denoise = MODELS.build({"name": "unet", "guidance": 1.25}).denoiser_for(range(8))
+    fast, x = accelerated(denoise, autocast=autocast, channels_last=True), noise(range(8), (1, 8, 8))
+    exact = denoise(x, 1.0)
+    gap = (fast(x, 1.0) - exact).abs().max() / exact.abs().max()
+    assert fast.rows_per_image == 2
+    assert 0 < gap < 8 * torch.finfo(getattr(torch, autocast)).eps
 
 
 def test_the_published_float16_is_not_added_to_what_is_asked_for(monkeypatch):
