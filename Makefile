@@ -9,8 +9,9 @@ PYTHON ?= python3
 demo: $(STAMP)
 	$(BIN)/sigmasearch search search_spaces/digits.yaml
 
+# Two processes, a file to one of them: each has a Ray of its own, shared by all tests that it is given.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not fault"
+	$(BIN)/python -m pytest -m "not fault" -n 2 --dist loadfile
 
 # The long ones: processes, nodes, servers and disks that go away, for real.
 faults: $(STAMP)
