@@ -53,6 +53,15 @@ def check_address() -> None:
         raise SpecError(message, path="RAY_ADDRESS", given=masked(address)) from None
 
 
+def guard_local_ray() -> None:
+    """Have a Ray that is started here keep to itself. It reads this when it is imported: later is too late."""
+    for key, value in _LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    # Loopback is everybody's on a shared machine: this process and its children share a token of their own.
+    if os.environ["RAY_AUTH_MODE"] == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
 def start_ray(workers: int, threads: int, store_bytes: int = STORE_BYTES) -> bool:
     """Connect to the cluster of RAY_ADDRESS, or start Ray here, bound to 127.0.0.1. True if Ray was started here.
 
@@ -60,11 +69,7 @@ def start_ray(workers: int, threads: int, store_bytes: int = STORE_BYTES) -> boo
     """
     local = not os.environ.get("RAY_ADDRESS")
     if local:
-        for key, value in _LOCAL_ENVIRONMENT.items():
-            os.environ.setdefault(key, value)
-        # Loopback is everybody's on a shared machine: this process and its children share a token of their own.
-        if os.environ["RAY_AUTH_MODE"] == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        guard_local_ray()
     import ray
 
     if ray.is_initialized():

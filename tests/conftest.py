@@ -4,11 +4,17 @@ import importlib
 import importlib.util
 import sys
 
+import hypothesis
 import pytest
 import torch
 
 from pipeline.cluster import RayPool, start_ray
+from pipeline.ray_pool import guard_local_ray
 from search_spaces import Study
+
+guard_local_ray()  # before a test imports Ray for its own ends
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake
+hypothesis.settings.load_profile("untimed")
 
 SMALL = {
     "study": "small",

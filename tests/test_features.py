@@ -42,8 +42,8 @@ def test_pixels_and_samples_go_back_and_forth():
 
 
 def test_extractors_are_found_by_name():
-    assert FEATURES.names() == ["digits-cnn", "identity", "inception"]
-    for name in ("digits-cnn", "identity"):  # tests/test_inception.py builds the third
+    assert FEATURES.names() == ["digits-cnn", "dinov2", "identity", "inception"]
+    for name in ("digits-cnn", "identity"):  # tests/test_inception.py and test_dinov2.py build the others
         extractor = FEATURES.build({"name": name})
         assert isinstance(extractor, Extractor)
         assert len(extractor.hash) == 64
