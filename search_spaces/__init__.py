@@ -6,7 +6,8 @@ own, drawn only under their label, or a share `{share_of: sibling, low, high, lo
 the sibling's, which keeps eta_min below eta_max without a pruned half of the space. Nothing in a study file is code.
 """
 
+from search_spaces.files import load, names
 from search_spaces.space import Space
-from search_spaces.study import Study, load, names
+from search_spaces.study import Study
 
 __all__ = ["Space", "Study", "load", "names"]

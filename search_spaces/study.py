@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from pipeline import benchmarks
 from pipeline.acceleration import AS_IS, Acceleration
@@ -22,7 +20,6 @@ from pipeline.metrics.scores import METRICS
 from pipeline.panel import Panel
 from pipeline.registry import SpecError, build_dataclass
 from pipeline.trial import TrialSpec
-from pipeline.yaml_file import mistake, read
 from search_spaces.protocol import Confirm, Constraints, Optimizer, Resources, Rungs, check_unseen
 from search_spaces.space import Space
 
@@ -300,33 +297,3 @@ class Study(BaseModel):
     def fingerprint(self) -> str:
         """Sixteen hex digits of the identity."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
-    """Read a study file, or a shipped one by name; `overrides` replace top-level keys.
-
-    Raises:
-        SpecError: one line that names the file, the key, what was given and what is allowed.
-    """
-    file = Path(path)
-    if not os.path.exists(path) and str(path) in names():  # unlike Path.exists, for a name of any length
-        file = Path(str(resources.files(__package__))) / f"{path}.yaml"
-    if not os.path.exists(file):
-        raise SpecError("no such study file", given=str(path), allowed=[f"{name}.yaml" for name in names()])
-    values = read(file) | {key: value for key, value in (overrides or {}).items() if value is not None}
-    try:
-        return Study.model_validate(values)
-    except ValidationError as error:
-        found = mistake(error, Study)
-    except SpecError as error:
-        found = error
-    raise found if found.file else found.under(file=str(file))  # what is wrong with a card is no mistake of the study
-
-
-def names() -> list[str]:
-    """The study files that ship with the project."""
-    return sorted(
-        item.name.removesuffix(".yaml")
-        for item in resources.files(__package__).iterdir()
-        if item.name.endswith(".yaml")
-    )
