@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.metrics.features import FEATURES, through
+from pipeline.metrics.features import FEATURES
+from pipeline.metrics.file_extractor import FileExtractor
 from pipeline.metrics.weight_files import WeightsFile
-from pipeline.registry import SpecError
 
 VARIABLE = "SIGMASEARCH_DINOV2_WEIGHTS"
 FILE = WeightsFile(
@@ -32,13 +32,11 @@ EPSILON = 1e-6
 # By the width of the weights: heads (Oquab et al., 2023, arXiv 2304.07193, table 17) and torch-fidelity's name. The
 # giant's layers are of another kind (SwiGLU), which torchvision has not.
 SIZES = {384: (6, "dinov2-vit-s-14"), 768: (12, "dinov2-vit-b-14"), 1024: (16, "dinov2-vit-l-14")}
-# Images at a time: attention of one takes 17 MB in the large network.
-ROWS, ROWS_ON_DEVICE = 16, 64
 
 
 @FEATURES.register("dinov2")
 @dataclass(frozen=True)
-class Dinov2:
+class Dinov2(FileExtractor):
     """Class tokens of uint8 images, grey ones as RGB: 384, 768 or 1024 features, by which weights are given.
 
     `weights` is a .pth of Meta's or a .safetensors of the same names; Stein et al. (2023, arXiv 2306.04675) use the
@@ -49,33 +47,17 @@ class Dinov2:
         SpecError: no such file, or no weights of these networks in it.
     """
 
-    weights: str = ""
-    needs_pixels: ClassVar[bool] = True
+    def weights_file(self) -> WeightsFile:
+        """Meta's own, of the large network."""
+        return FILE
 
-    def __post_init__(self) -> None:
-        _network(self.hash, "cpu", self._file)
+    def network(self, device: str) -> Any:
+        """torch-fidelity's extractor around the network on `device`."""
+        return _network(self.hash, device, self.file)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 1 or 3, H, W) uint8 -> (B, d) float32."""
-        device = str(images.device)
-        network = _network(self.hash, device, self._file)
-        rows = ROWS if device == "cpu" else ROWS_ON_DEVICE
-        return through(lambda part: network(part.expand(-1, 3, -1, -1))[0], images, rows)
-
-    def dim(self, shape: tuple[int, ...]) -> int:
-        """384, 768 or 1024, whatever the resolution."""
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise SpecError("dinov2 takes grey images or RGB", given=list(shape), allowed="(1 or 3, H, W)")
-        return int(_network(self.hash, "cpu", self._file).model.hidden_dim)
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """SHA-256 of the weights' file. It stays what it was when the extractor was made, also on a worker."""
-        return FILE.sha256(self._file)
-
-    @property
-    def _file(self) -> Path:
-        return FILE.found(self.weights)
+    def width(self) -> int:
+        """384, 768 or 1024."""
+        return int(self.network("cpu").model.hidden_dim)
 
 
 @functools.cache

@@ -6,26 +6,23 @@ import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from pipeline.metrics.features import FEATURES, through
+from pipeline.metrics.features import FEATURES
+from pipeline.metrics.file_extractor import FileExtractor
 from pipeline.metrics.weight_files import WeightsFile
-from pipeline.registry import SpecError
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 VARIABLE = "SIGMASEARCH_INCEPTION_WEIGHTS"
 DIM = 2048
 NETWORK, LAYER = "inception-v3-compat", "2048"  # torch-fidelity's names
-# Images at a time through the network: a layer of 16 takes 90 MB, and an accelerator takes as many as EDM's fid.py.
-ROWS, ROWS_ON_DEVICE = 16, 64
 
 
 @FEATURES.register("inception")
 @dataclass(frozen=True)
-class Inception:
+class Inception(FileExtractor):
     """2048 features of uint8 images, grey ones as RGB: `inception-v3-compat` of torch-fidelity, enlarged as it does.
 
     `weights` is a file of torch-fidelity's. Where none is given, that of SIGMASEARCH_INCEPTION_WEIGHTS is taken, then
@@ -35,33 +32,17 @@ class Inception:
         SpecError: no such file, or no weights of this network in it.
     """
 
-    weights: str = ""
-    needs_pixels: ClassVar[bool] = True
+    def weights_file(self) -> WeightsFile:
+        """torch-fidelity's own."""
+        return _weights()
 
-    def __post_init__(self) -> None:
-        _network(self.hash, "cpu", self._file)
+    def network(self, device: str) -> Any:
+        """`inception-v3-compat` on `device`."""
+        return _network(self.hash, device, self.file)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 1 or 3, H, W) uint8 -> (B, 2048) float32."""
-        device = str(images.device)
-        network = _network(self.hash, device, self._file)
-        rows = ROWS if device == "cpu" else ROWS_ON_DEVICE
-        return through(lambda part: network(part.expand(-1, 3, -1, -1))[0], images, rows)
-
-    def dim(self, shape: tuple[int, ...]) -> int:
-        """2048, whatever the resolution."""
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise SpecError("inception takes grey images or RGB", given=list(shape), allowed="(1 or 3, H, W)")
+    def width(self) -> int:
+        """2048."""
         return DIM
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """SHA-256 of the weights' file. It stays what it was when the extractor was made, also on a worker."""
-        return _weights().sha256(self._file)
-
-    @property
-    def _file(self) -> Path:
-        return _weights().found(self.weights)
 
 
 @functools.cache
