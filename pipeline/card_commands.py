@@ -43,6 +43,7 @@ def plan(
         ),
     ] = False,
     model: OtherModel = None,
+    device: Device = "cpu",
     out: Annotated[Path, typer.Option(help="The card to write.")] = Path("card.json"),
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +55,7 @@ def plan(
     from pipeline.card import plan_card, write_card
 
     benchmark = rerun.replaced(benchmark, model)
-    held = rerun.load_benchmark(benchmark, "benchmark")
+    held = rerun.placed(rerun.load_benchmark(benchmark, "benchmark"), device)
     spec = plan_options.spec(
         benchmark,
         baseline,

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pipeline.device import has_float64
+
 
 class Denoiser(Protocol):
     """D(x; sigma): the expected clean image. (B, C, H, W), sigma in data units -> (B, C, H, W)."""
@@ -71,6 +73,22 @@ class BatchDenoiser:
     def part(self, start: int, stop: int) -> BatchDenoiser:
         """D for images start ... stop - 1 of the batch."""
         return BatchDenoiser(self._make, self.seeds[start:stop], self.rows_per_image)
+
+
+class HostDenoiser:
+    """D on another device for states that stay on the CPU, of whatever dtype; float64 that it has not is rounded."""
+
+    def __init__(self, denoise: Denoiser, device: str) -> None:
+        self._denoise, self._device = denoise, device
+        self.rows_per_image: int = getattr(denoise, "rows_per_image", 1)
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        seen = x if has_float64(self._device) else x.float()
+        return self._denoise(seen.to(self._device), sigma).to(x)
+
+    def part(self, start: int, stop: int) -> HostDenoiser:
+        """D for images start ... stop - 1 of the batch."""
+        return HostDenoiser(part_of(self._denoise, start, stop), self._device)
 
 
 def part_of(denoise: Denoiser, start: int, stop: int) -> Denoiser:

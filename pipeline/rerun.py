@@ -66,7 +66,19 @@ def opened(
                 raise SpecError(message, path=f"benchmark.{key}", given=made_for.get(key), allowed=str(value))
     try:
         asked = build_dataclass(Acceleration, network_of(written).to_json() | dict(network or {}))
-        return spec, plan, held.placed(device, asked)
+    except SpecError as error:
+        raise _of_option(error) from None
+    return spec, plan, placed(held, device, asked)
+
+
+def placed(held: Benchmark, device: str, acceleration: Acceleration = AS_IS) -> Benchmark:
+    """The benchmark on the device of the option --device, its network run so.
+
+    Raises:
+        SpecError: there is no such device here, or the network cannot be run so there.
+    """
+    try:
+        return held.placed(device, acceleration)
     except SpecError as error:
         raise _of_option(error) from None
 

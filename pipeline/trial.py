@@ -151,6 +151,8 @@ def memory_of(benchmark: Benchmark, folder: Path | None = None) -> Memory:
         "shape": list(benchmark.shape),
         "first_seed": CALIBRATION_SEEDS,
     }
+    if benchmark.calibration_device != "cpu":
+        context["device"] = torch.device(benchmark.calibration_device).type  # whose last bits are others
     return Memory(folder, context)
 
 
@@ -163,7 +165,7 @@ def prepare(spec: TrialSpec, benchmark: Benchmark, memory: Memory | None = None)
     sampler = spec.sampler()
     known = memory or Memory()
     seeds, saved = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + sampler.calibration_images), known.rows_saved
-    meter = Meter(benchmark.denoiser(seeds, "cpu"))
+    meter = Meter(benchmark.calibration_denoiser(seeds))
     calibration = noise(seeds, benchmark.shape, torch.float64)
     placed, walk = sampler.place(meter, calibration, known)
     sigmas = _on_steps(placed, benchmark)

@@ -53,7 +53,7 @@ def verify(schedule: Schedule, plan: Plan, benchmark: Benchmark) -> Verification
     key = "warmup" if hasattr(schedule, "warmup") else "calibration_images"
     require(images >= 2, f"schedule.{key}", images, "2 or more with --verify: one image has no standard error")
     seeds = range(CALIBRATION_SEEDS, CALIBRATION_SEEDS + images)
-    meter, start = Meter(benchmark.denoiser(seeds)), noise(seeds, benchmark.shape, torch.float64)
+    meter, start = Meter(benchmark.calibration_denoiser(seeds)), noise(seeds, benchmark.shape, torch.float64)
     bounded = schedule if isinstance(schedule, SDM) else None
     steps = local_errors(meter, start, plan.sigmas, allowed=bounded.walk.allowed if bounded else None)
     # Without num_steps the schedule is the walk itself, unless Heun made it, whose states are not Euler's.

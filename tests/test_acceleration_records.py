@@ -289,6 +289,41 @@ def test_the_state_is_what_was_asked_for(monkeypatch):
         assert set(seen) == {dtype}
 
 
+def elsewhere_is_here(to):
+    """`Tensor.to` where "mps" is the CPU."""
+
+    def moved(self, *given, **named):
+        return to(self, *("cpu" if isinstance(each, str) and each == "mps" else each for each in given), **named)
+
+    return moved
+
+
+def test_a_network_is_calibrated_where_it_samples_and_the_rest_on_the_cpu(monkeypatch):
+    asked = TrialSpec("card.yaml", {"name": "switch", "tau_k": 0.1, "calibration_images": 3}, SPEC.schedule)
+    here = prepare(asked, held := benchmarks.load("card.yaml"))
+    seen, loaded = [], type(held.model).denoiser_for
+
+    def denoiser_for(self, seeds, device="cpu"):
+        """Another device's, which is told by its name and has no float64."""
+        assert device == "mps"
+        bare = loaded(self, seeds, "cpu")
+
+        def denoise(x, sigma):
+            seen.append((x.dtype, len(x)))
+            return bare(x, sigma)
+
+        return denoise
+
+    monkeypatch.setattr(type(held.model), "denoiser_for", denoiser_for)
+    monkeypatch.setattr(torch.Tensor, "to", elsewhere_is_here(torch.Tensor.to))
+    there = prepare(asked, dataclasses.replace(held, device="mps"))
+    assert set(seen) == {(torch.float32, 3)}
+    assert there.setup_rows == here.setup_rows == 3 * len(seen) * held.rows_per_image
+    assert there.plan == here.plan
+    assert benchmarks.load("digits-kde").placed("cpu", Acceleration()).calibration_device == "cpu"
+    assert dataclasses.replace(benchmarks.load("digits-kde"), device="cuda").calibration_device == "cpu"
+
+
 def test_what_is_calibrated_is_calibrated_by_the_network_as_it_is():
     held = benchmarks.load("card.yaml")
     half = held.placed("cpu", Acceleration("bfloat16"))

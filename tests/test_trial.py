@@ -156,7 +156,7 @@ def test_calibration_uses_its_own_seeds_in_double_and_gives_the_same_plan_again(
     class Spy:
         shape, rows_per_image, model = gmm.shape, 1, gmm.model
 
-        def denoiser(self, seeds, device=None):
+        def calibration_denoiser(self, seeds):
             network = gmm.denoiser(seeds)
 
             def denoise(x, sigma):

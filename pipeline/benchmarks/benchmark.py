@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.acceleration import AS_IS, Acceleration, Accelerator
 from pipeline.batch_size import BatchSize, FittingDenoiser
 from pipeline.benchmarks.cards import Card
-from pipeline.denoiser import BatchDenoiser, Denoiser
+from pipeline.denoiser import BatchDenoiser, Denoiser, HostDenoiser
 from pipeline.device import chosen
 from pipeline.metrics.distances import Reference
 from pipeline.metrics.features import Extractor, name_of, quantise
@@ -68,9 +68,8 @@ def rows_per_image(model: Model) -> int:
 class Benchmark:
     """A card made real: `model` and `extractor` are built, the reference is computed when it is first asked for.
 
-    `device` is where its images are sampled, `acceleration` how its network is run there. What is calibrated is
-    calibrated on the CPU by the network as it is, alike everywhere. `file` is the reference that the card names by a
-    path. `own_model`: the model is the card's, no other in its place.
+    `device` is where its images are sampled, `acceleration` how its network is run there. `file` is the reference that
+    the card names by a path. `own_model`: the model is the card's, no other in its place.
     """
 
     spec: Card
@@ -150,6 +149,19 @@ class Benchmark:
         else:
             made = run(model.denoiser(where))
         return FittingDenoiser(made, self._sizes["network", where])
+
+    def calibration_denoiser(self, seeds: range) -> Denoiser:
+        """D for these seeds as schedules and solvers learn from it: the bare network, for states on the CPU."""
+        bare = self.denoiser(seeds, self.calibration_device)
+        return bare if self.calibration_device == "cpu" else HostDenoiser(bare, self.calibration_device)
+
+    @property
+    def calibration_device(self) -> str:
+        """Where a network is asked while it is learned from: where images are sampled.
+
+        On the CPU it may take a thousand times as long; a closed form does not, and is asked there, alike everywhere.
+        """
+        return self.device if self.has_network else "cpu"
 
     @property
     def image_shape(self) -> tuple[int, ...]:

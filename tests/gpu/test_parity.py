@@ -14,7 +14,7 @@ from pipeline.noise import noise
 from pipeline.sampler import trace
 from pipeline.schedules import EDM
 from pipeline.solvers import SOLVERS
-from pipeline.trial import draw, evaluate, sampled
+from pipeline.trial import TrialSpec, draw, evaluate, prepare, sampled
 from tests.networks import tiny
 
 PLANS = {
@@ -62,6 +62,14 @@ def test_moments_are_summed_in_float64_on_the_device():
     here, there = Moments.of(rows), Moments.of(rows.cuda())
     np.testing.assert_allclose(there.mean, here.mean, rtol=1e-12)
     np.testing.assert_allclose(there.scatter, here.scatter, rtol=1e-9, atol=1e-6)
+
+
+def test_what_is_learned_from_a_network_is_what_the_cpu_learns():
+    spec = TrialSpec("digits-unet", {"name": "switch", "tau_k": 0.1}, {"name": "sdm", "num_steps": 6})
+    here, there = (prepare(spec, load("digits-unet").placed(device, AS_IS)) for device in ("cpu", "cuda"))
+    assert there.nfe == here.nfe
+    # TensorFloat-32 in convolutions: three digits.
+    np.testing.assert_allclose(there.plan.sigmas, here.plan.sigmas, rtol=1e-2)
 
 
 def test_a_plan_never_waits_for_the_device():
