@@ -4,14 +4,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= python3
 
-.PHONY: demo test faults check ui bench bench-live bench-scale screenshots clean
+.PHONY: demo test slow faults check ui bench bench-live bench-scale screenshots clean
 
 demo: $(STAMP)
 	$(BIN)/sigmasearch search search_spaces/digits.yaml
 
 # Two processes, a file to one of them: each has a Ray of its own, shared by all tests that it is given.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not fault" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not fault and not slow" -n 2 --dist loadfile
+
+# What takes minutes by itself: every command of the documents, a compiled network, a network trained anew. CI runs it.
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m "slow and not fault" --durations=0
 
 # The long ones: processes, nodes, servers and disks that go away, for real.
 faults: $(STAMP)

@@ -44,6 +44,19 @@ SMALL = {
 }
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """A file goes to one process, so that what its tests share is made once; so does a folder that shares more."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharing(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            folder = file.rpartition("/")[0]
+            return folder if folder in ("tests/cli", "tests/faults") else file
+
+    return BySharing(config, log)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
