@@ -9,9 +9,9 @@ PYTHON ?= python3
 demo: $(STAMP)
 	$(BIN)/sigmasearch search search_spaces/digits.yaml
 
-# Two processes, a file to one of them: each has a Ray of its own, shared by all tests that it is given.
+# Two processes, a file to one of them: each has a Ray of its own, and one thread, on two cores.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not fault and not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not fault and not slow" -n 2 --dist loadfile
 
 # What takes minutes by itself: every command of the documents, a compiled network, a network trained anew. CI runs it.
 slow: $(STAMP)

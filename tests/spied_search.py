@@ -45,8 +45,12 @@ class Counted:
         return getattr(self._benchmark, name)
 
     def denoiser(self, seeds: range, device: str | None = None) -> Callable[..., Any]:
-        network = self._benchmark.denoiser(seeds, device)
+        return self._counted(self._benchmark.denoiser(seeds, device))
 
+    def calibration_denoiser(self, seeds: range) -> Callable[..., Any]:
+        return self._counted(self._benchmark.calibration_denoiser(seeds))
+
+    def _counted(self, network: Callable[..., Any]) -> Callable[..., Any]:
         def denoise(x: Any, sigma: Any) -> Any:
             self.rows += len(x)
             return network(x, sigma)

@@ -12,7 +12,13 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 OWN = {"pipeline", "search_spaces", "baselines", "reports", "tests"}
 # Where the package's name is not the module's.
-MODULES = {"scikit-learn": "sklearn", "pyyaml": "yaml", "torch-fidelity": "torch_fidelity", "pillow": "PIL"}
+MODULES = {
+    "pytest-xdist": "xdist",
+    "scikit-learn": "sklearn",
+    "pyyaml": "yaml",
+    "torch-fidelity": "torch_fidelity",
+    "pillow": "PIL",
+}
 
 
 def declared(requirements):
